@@ -1,0 +1,44 @@
+"""The two error trees of the product, drawn.
+
+DrimboxError
+├── Refused            what they sent is wrong: a code, a reason, what to do (answered at the door, traced)
+│   ├── ReportRefused      the message or its CDA
+│   ├── InstanceRefused    the DICOM instance
+│   └── AccessRefused      a retrieval
+└── Unavailable        we cannot do it now: disk full, database locked; try again later (AR, 0xA700, 503)
+"""
+
+from __future__ import annotations
+
+
+class DrimboxError(Exception):
+    """Root of both trees."""
+
+
+class Refused(DrimboxError):
+    """What they sent is wrong. `code`: stable slug; the message says the reason without patient data."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class ReportRefused(Refused):
+    """The report, or the message that carries it."""
+
+
+class InstanceRefused(Refused):
+    """The DICOM instance."""
+
+
+class AccessRefused(Refused):
+    """A retrieval by a partner. `status`: HTTP status of design/contract.md."""
+
+    def __init__(self, code: str, reason: str, status: int) -> None:
+        super().__init__(code, reason)
+        self.status = status
+
+
+class Unavailable(DrimboxError):
+    """We cannot do it now, and saying so is honest: the sender keeps its data and tries again."""
