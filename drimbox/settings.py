@@ -42,7 +42,9 @@ class StorageSettings(_Room):
 class DatabaseSettings(_Room):
     """Where the facts are kept."""
 
-    url: str = Field(description="SQLAlchemy URL: sqlite:////var/lib/drimbox/drimbox.sqlite or postgresql+psycopg://…")
+    url: str = Field(
+        description="SQLAlchemy URL: sqlite:////var/lib/drimbox/drimbox.sqlite or postgresql+psycopg://…"
+    )
     busy_timeout: Seconds = Field(default=30, description="Seconds to wait for a lock before giving up")
 
 
@@ -51,10 +53,14 @@ class DicomSettings(_Room):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: Port = Field(default=11112, description="Port to listen on")
-    ae_title: str = Field(min_length=1, max_length=16, description="Our AE title; calls to any other are refused")
+    ae_title: str = Field(
+        min_length=1, max_length=16, description="Our AE title; calls to any other are refused"
+    )
     calling_ae_titles: tuple[str, ...] = Field(description="AE titles that may call us; empty = nobody")
     max_associations: int = Field(default=20, ge=1, description="Associations open at once")
-    idle_timeout: Seconds = Field(default=60, description="Seconds of silence before an association is aborted")
+    idle_timeout: Seconds = Field(
+        default=60, description="Seconds of silence before an association is aborted"
+    )
     max_instance_bytes: int = Field(
         default=4 * 1024**3, ge=1024, description="Largest data set accepted, in bytes"
     )
@@ -65,17 +71,25 @@ class MllpSettings(_Room):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: Port = Field(default=2575, description="Port to listen on")
-    max_message_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, description="Largest message accepted, in bytes")
+    max_message_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=1024, description="Largest message accepted, in bytes"
+    )
     max_connections: int = Field(default=50, ge=1, description="Connections open at once")
     idle_timeout: Seconds = Field(default=300, description="Seconds of silence before a connection is closed")
-    application: str = Field(default="DRIMBOX", description="MSH-3 of our acknowledgements when the sender named nobody")
-    facility: str = Field(default="", description="MSH-4 of our acknowledgements when the sender named nobody")
+    application: str = Field(
+        default="DRIMBOX", description="MSH-3 of our acknowledgements when the sender named nobody"
+    )
+    facility: str = Field(
+        default="", description="MSH-4 of our acknowledgements when the sender named nobody"
+    )
 
 
 class WebSettings(_Room):
     """The HTTP doors: a public listener in TLS for the partners, an internal one for the department."""
 
-    public_url: str = Field(description="Address that partners use, path included: https://db.example.fr/dicom-web-rs")
+    public_url: str = Field(
+        description="Address that partners use, path included: https://db.example.fr/dicom-web-rs"
+    )
     public_host: str = Field(default="127.0.0.1", description="Address that the public listener binds")
     public_port: Port = Field(default=8443, description="Port of the public listener")
     certificate: Path = Field(description="PEM: server certificate of the public listener, then its chain")
@@ -83,8 +97,12 @@ class WebSettings(_Room):
     client_authority: Path = Field(description="PEM: authorities of the partners' client certificates")
     internal_host: str = Field(default="127.0.0.1", description="Address that the internal listener binds")
     internal_port: Port = Field(default=8080, description="Port of the internal listener")
-    max_report_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, description="Largest body of POST /reports, in bytes")
-    max_streams: int = Field(default=64, ge=1, description="Retrievals served at once; more are answered 503 busy")
+    max_report_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=1024, description="Largest body of POST /reports, in bytes"
+    )
+    max_streams: int = Field(
+        default=64, ge=1, description="Retrievals served at once; more are answered 503 busy"
+    )
 
     @field_validator("public_url")
     @classmethod
@@ -98,8 +116,13 @@ class OrganisationSettings(_Room):
     """Who publishes: the structure whose certificate signs."""
 
     name: str = Field(min_length=1, description="Name of the structure, as authorInstitution says it")
-    structure_id: str = Field(min_length=2, description="Struct_IdNat (1+FINESS, 3+SIRET…): OU of the certificates")
-    sector: str = Field(default="SA08", description="Secteur_Activite of the VIHF when the report names none (1.2.250.1.71.4.2.4)")
+    structure_id: str = Field(
+        min_length=2, description="Struct_IdNat (1+FINESS, 3+SIRET…): OU of the certificates"
+    )
+    sector: str = Field(
+        default="SA08",
+        description="Secteur_Activite of the VIHF when the report names none (1.2.250.1.71.4.2.4)",
+    )
     uid_root: str = Field(description="OID under which submission sets are identified; also the XDS sourceId")
     device_id: str = Field(min_length=1, description="Identifier of this appliance as author (XCN.1)")
     manufacturer: str = Field(default="DRIMBox", description="Manufacturer (0008,0070) of the manifests")
@@ -115,11 +138,22 @@ class OrganisationSettings(_Room):
 class PolicySettings(_Room):
     """Rules that a department may tune."""
 
-    ins_authorities: tuple[str, ...] = Field(description="OIDs of INS accepted here: .8 .9 in production, .10 .11 in test")
-    ipp_authority: str = Field(default="", description="OID of the IPP domain of the PACS; empty = any local identifier of the report")
-    check_ipp: bool = Field(default=True, description="PatientID of the images must be the IPP (or the INS) of the report")
-    check_accession: bool = Field(default=True, description="AccessionNumber of the images must be one of the report's")
-    settle_after: Seconds = Field(default=60, description="Seconds without a new instance before a study is published")
+    ins_authorities: tuple[str, ...] = Field(
+        description="OIDs of INS accepted here: .8 .9 in production, .10 .11 in test"
+    )
+    ipp_authority: str = Field(
+        default="",
+        description="OID of the IPP domain of the PACS; empty = any local identifier of the report",
+    )
+    check_ipp: bool = Field(
+        default=True, description="PatientID of the images must be the IPP (or the INS) of the report"
+    )
+    check_accession: bool = Field(
+        default=True, description="AccessionNumber of the images must be one of the report's"
+    )
+    settle_after: Seconds = Field(
+        default=60, description="Seconds without a new instance before a study is published"
+    )
     time_zone: str = Field(default="Europe/Paris", description="Zone of dates without offset")
 
     @field_validator("ins_authorities")
@@ -148,14 +182,17 @@ class DmpSettings(_Room):
         default="Authentification_Mode", description="Letter case of that VIHF attribute"
     )
     authn_context: str = Field(
-        default="urn:oasis:names:tc:SAML:2.0:ac:classes:TLSClient", description="AuthnContextClassRef of the VIHF"
+        default="urn:oasis:names:tc:SAML:2.0:ac:classes:TLSClient",
+        description="AuthnContextClassRef of the VIHF",
     )
     author_type: Literal["EI", "RI"] = Field(default="EI", description="XCN.13 of the appliance as author")
     study_reference_authority: str = Field(
-        default="", description="CX.4 of the studyInstanceUID in referenceIdList (1.2.3.4.5.6 in ANS samples); empty = none"
+        default="",
+        description="CX.4 of the studyInstanceUID in referenceIdList (1.2.3.4.5.6 in ANS samples); empty = none",
     )
     event_code_schemes: Literal["code_system", "value_set"] = Field(
-        default="code_system", description="codingScheme of modality and region: DCM and SNOMED CT, or the JDV OIDs"
+        default="code_system",
+        description="codingScheme of modality and region: DCM and SNOMED CT, or the JDV OIDs",
     )
     utc: bool = Field(default=True, description="XDS times in UTC; false = local digits, as the ANS samples")
     lps_id: str = Field(description="LPS_ID of the VIHF: identifier of this installation")
@@ -163,8 +200,13 @@ class DmpSettings(_Room):
     lps_homologation: str = Field(description="LPS_ID_HOMOLOGATION_DMP of the VIHF")
     connect_timeout: Seconds = Field(default=10, description="Seconds to reach the DMP")
     answer_timeout: Seconds = Field(default=60, description="Seconds for the whole answer")
-    lease: Seconds = Field(default=180, description="Seconds after which a submission in flight is declared doubtful; over connect_timeout + answer_timeout")
-    retry_base: Seconds = Field(default=30, description="Seconds before the first new attempt; doubles each time")
+    lease: Seconds = Field(
+        default=180,
+        description="Seconds after which a submission in flight is declared doubtful; over connect_timeout + answer_timeout",
+    )
+    retry_base: Seconds = Field(
+        default=30, description="Seconds before the first new attempt; doubles each time"
+    )
     retry_cap: Seconds = Field(default=600, description="Longest wait between two attempts, in seconds")
 
 
@@ -172,20 +214,35 @@ class PscSettings(_Room):
     """Pro Santé Connect, for the tokens of the partners."""
 
     issuer: str = Field(description="`iss` of the tokens: the realm's address")
-    discovery_url: str = Field(default="", description="Empty: issuer + /.well-known/wallet-openid-configuration")
+    discovery_url: str = Field(
+        default="", description="Empty: issuer + /.well-known/wallet-openid-configuration"
+    )
     authority: Path = Field(description="PEM: authorities of Pro Santé Connect's server certificate")
     client_id: str = Field(description="client_id sent with introspection; CN of the certificate")
     client_certificate: Path = Field(description="PEM: ORG AUTH_CLI certificate for mutual TLS")
     client_key: Path = Field(description="PEM: its private key")
     timeout: Seconds = Field(default=5, description="Seconds for an introspection")
-    cache: float = Field(default=30, ge=0, le=60, description="Longest time a positive answer is believed, in seconds")
+    cache: float = Field(
+        default=30, ge=0, le=60, description="Longest time a positive answer is believed, in seconds"
+    )
+
+
+class WorkerSettings(_Room):
+    """The process that reconciles and publishes."""
+
+    poll_interval: Seconds = Field(default=1, description="Seconds between two looks for work")
+    publishers: int = Field(default=4, ge=1, le=32, description="Submissions sent at once")
 
 
 class LogSettings(_Room):
     """Structured logs on standard error; never patient data."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level written")
-    format: Literal["json", "console"] = Field(default="json", description="json for machines, console for people")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level written"
+    )
+    format: Literal["json", "console"] = Field(
+        default="json", description="json for machines, console for people"
+    )
 
 
 class Settings(_Room):
@@ -200,6 +257,7 @@ class Settings(_Room):
     policy: PolicySettings
     dmp: DmpSettings
     psc: PscSettings
+    worker: WorkerSettings = WorkerSettings()
     log: LogSettings = LogSettings()
 
 

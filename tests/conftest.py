@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
+import tempfile
+import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -16,9 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def _scrubbed_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test depends on the developer's environment."""
     for name in list(os.environ):
-        if name.startswith(("DRIMBOX_", "REQUESTS_", "SSL_")) or name.lower().endswith("_proxy"):
-            if name != "DRIMBOX_OFFICIAL_DATA":
-                monkeypatch.delenv(name)
+        ours = name.startswith(("DRIMBOX_", "REQUESTS_", "SSL_")) or name.lower().endswith("_proxy")
+        if ours and name != "DRIMBOX_OFFICIAL_DATA":
+            monkeypatch.delenv(name)
     yield
 
 
@@ -41,3 +47,46 @@ def free_port() -> Callable[[], int]:
             return int(probe.getsockname()[1])
 
     return find
+
+
+def _postgresql_binaries() -> Path | None:
+    found = shutil.which("initdb")
+    if found:
+        return Path(found).resolve().parent
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return installed[-1].parent if installed else None
+
+
+@pytest.fixture(scope="session")
+def postgresql(free_port: Callable[[], int]) -> Iterator[str]:
+    """URL prefix of a real PostgreSQL server made for this session; skips where none is installed."""
+    binaries = _postgresql_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    home = Path(tempfile.mkdtemp(prefix="drimbox-pg-"))
+    account: list[str] = []
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(home, "postgres")
+        account = ["runuser", "-u", "postgres", "--"]
+    port, data = free_port(), home / "data"
+    run = partial(subprocess.run, check=True, stdout=subprocess.DEVNULL, cwd=home)
+    run([*account, binaries / "initdb", "-D", data, "-A", "trust", "-U", "drimbox", "--no-sync"])
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {home}"
+    run([*account, binaries / "pg_ctl", "-D", data, "-l", home / "log", "-o", options, "-w", "start"])
+    yield f"postgresql+psycopg://drimbox@127.0.0.1:{port}"
+    run([*account, binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop"])
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database, on each engine."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'drimbox.sqlite'}"
+    server: str = request.getfixturevalue("postgresql")
+    name = f"test_{uuid.uuid4().hex}"
+    engine = create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return f"{server}/{name}"

@@ -1,0 +1,174 @@
+"""Put, find, snapshot, read: segments and index together, under the caller's session and transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from sqlalchemy.orm import Session
+
+from dicom_store import index_queries
+from dicom_store.index_queries import IndexedInstance, Place
+from dicom_store.instance import InstanceHeader
+from dicom_store.part10 import file_start
+from dicom_store.scanner import Buffer
+from dicom_store.segments import Recovered, Segments, SegmentWriter
+from dicom_store.status import Outcome, StoreRefused
+from dicom_store.study import InstanceRef, StudySnapshot
+
+OPEN_SEGMENTS = 8  # per association: one that interleaves more studies begins new segments
+SEGMENT_BYTES = 1024**3  # a longer segment is left for a new one
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """What a retrieval needs of an instance: where its DICOM file of `length` bytes is."""
+
+    ref: InstanceRef
+    series_uid: str
+    segment: str
+    offset: int
+    length: int
+
+
+class Archive:
+    """The images under one root. Opens no transaction; one object per process, for all its threads."""
+
+    def __init__(self, root: Path, minimum_free_bytes: int, clock: Callable[[], datetime] = _now) -> None:
+        self._segments = Segments(root, minimum_free_bytes)
+        self._clock = clock
+
+    @staticmethod
+    def digest(data_set: Buffer) -> str:
+        """SHA-256 of a data set as received, in hexadecimal: equal for two copies of an instance."""
+        return hashlib.sha256(data_set).hexdigest()
+
+    def writer(self, source_ae_title: str = "") -> ImageWriter:
+        """A writer for one association (a context manager). Close it after the last transaction ended."""
+        return ImageWriter(self._segments, source_ae_title)
+
+    def recognise(self, session: Session, header: InstanceHeader, data_set_sha256: str) -> Outcome | None:
+        """Before any byte is written: None = not known here, DUPLICATE = kept already, readable.
+
+        Raises `StoreRefused` (DIFFERENT_BYTES) when the UID is known for something else.
+        """
+        known = index_queries.find(session, header.SOPInstanceUID)
+        if known is None:
+            return None
+        _require_same(known, header, data_set_sha256)
+        place = known.place
+        return Outcome.DUPLICATE if self._segments.holds(place.segment, place.offset, place.length) else None
+
+    def index(self, session: Session, header: InstanceHeader, stored: Place) -> Outcome:
+        """Write the rows of what `ImageWriter.append` stored: STORED, or DUPLICATE when another was first.
+
+        A row whose bytes are lost is pointed to these. Raises `StoreRefused` as `recognise` does; the session
+        stays usable.
+        """
+        if index_queries.add(session, header, stored, self._clock()):
+            return Outcome.STORED
+        if self.recognise(session, header, stored.data_set_sha256) is Outcome.DUPLICATE:
+            return Outcome.DUPLICATE
+        index_queries.move(session, header.SOPInstanceUID, stored)
+        return Outcome.STORED
+
+    def find(self, session: Session, sop_instance_uid: str) -> IndexedInstance | None:
+        """One instance, or None."""
+        return index_queries.find(session, sop_instance_uid)
+
+    def snapshot(self, session: Session, study_instance_uid: str) -> StudySnapshot | None:
+        """What is known of a study, or None."""
+        return index_queries.snapshot(session, study_instance_uid)
+
+    def retrieve(
+        self, session: Session, study: str, series: str | None = None, sop: str | None = None
+    ) -> list[StoredInstance]:
+        """Instances of a study, a series, or one, by (SeriesNumber, InstanceNumber); empty when unknown."""
+        found = index_queries.select_instances(session, study, series, sop)
+        return [
+            StoredInstance(i.ref, i.SeriesInstanceUID, i.place.segment, i.place.offset, i.place.length)
+            for i in found
+        ]
+
+    def read(self, stored: StoredInstance) -> Iterator[bytes]:
+        """The DICOM file of an instance, 256 KiB at a time. Raises `segments.SegmentDamaged`."""
+        return self._segments.read(stored.segment, stored.offset, stored.length)
+
+    def recover(self, session: Session) -> list[Recovered]:
+        """Settle, at start, what dead processes left: bytes without a row go, rows without bytes are reported."""
+        return self._segments.recover(lambda segment: index_queries.known_end(session, segment))
+
+    def close(self) -> None:
+        """The process writes no more."""
+        self._segments.close()
+
+
+class ImageWriter:
+    """Appends the instances of one association, a segment per study. Not for several threads."""
+
+    def __init__(self, segments: Segments, source_ae_title: str) -> None:
+        self._segments = segments
+        self._source_ae_title = source_ae_title
+        self._open: OrderedDict[str, SegmentWriter] = OrderedDict()
+
+    def __enter__(self) -> ImageWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, header: InstanceHeader, data_set: Buffer, data_set_sha256: str = "") -> Place:
+        """Write a DICOM file: preamble, file meta, `data_set` as received. Durable when it returns.
+
+        `data_set_sha256`: its `digest`, when the caller has it. Raises `segments.StorageFull`, `OSError`.
+        """
+        segment = self._segment(header.StudyInstanceUID)
+        stored = segment.append([file_start(header, self._source_ae_title), data_set])
+        return Place(
+            stored.segment,
+            stored.offset,
+            stored.length,
+            stored.sha256,
+            data_set_sha256 or Archive.digest(data_set),
+        )
+
+    def close(self) -> None:
+        """Close every segment."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def _segment(self, study_instance_uid: str) -> SegmentWriter:
+        segment = self._open.pop(study_instance_uid, None)
+        if segment is None or segment.closed or segment.end >= SEGMENT_BYTES:
+            if segment is not None:
+                segment.close()
+            segment = self._segments.writer(study_instance_uid)
+        self._open[study_instance_uid] = segment
+        if len(self._open) > OPEN_SEGMENTS:
+            self._open.popitem(last=False)[1].close()
+        return segment
+
+
+def _require_same(known: IndexedInstance, header: InstanceHeader, data_set_sha256: str) -> None:
+    differences = {
+        "StudyInstanceUID": known.StudyInstanceUID != header.StudyInstanceUID,
+        "SeriesInstanceUID": known.SeriesInstanceUID != header.SeriesInstanceUID,
+        "transfer syntax": known.ref.TransferSyntaxUID != header.TransferSyntaxUID,
+        "data set": known.place.data_set_sha256 != data_set_sha256,
+    }
+    different = [name for name, differs in differences.items() if differs]
+    if different:
+        raise StoreRefused(
+            Outcome.DIFFERENT_BYTES, f"SOPInstanceUID known with another {', '.join(different)}"
+        )

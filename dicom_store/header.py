@@ -1,0 +1,158 @@
+"""The identifying attributes of a data set: what the door must know of an instance before it keeps it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from pydicom.charset import convert_encodings, decode_bytes, python_encoding
+
+from dicom_store.instance import InstanceHeader
+from dicom_store.paths import InvalidUID, check_uid
+from dicom_store.scanner import PREFIX_BYTES, Buffer, Encoding, Unreadable, parse, scan
+from dicom_store.status import Outcome, StoreRefused
+
+IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
+
+
+class HeaderRefused(StoreRefused):
+    """The data set cannot be read, or its UIDs are missing, malformed, or not those of the command."""
+
+
+class Kind(Enum):
+    """How the bytes of an attribute become a value."""
+
+    UID = "UI"
+    CODE = "ASCII text"
+    TEXT = "text in SpecificCharacterSet"
+    INTEGER = "IS"
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """A row of the header: DICOM keyword, tag, kind."""
+
+    keyword: str
+    tag: int
+    kind: Kind
+
+
+ATTRIBUTES = (
+    Attribute("SOPClassUID", 0x00080016, Kind.UID),
+    Attribute("SOPInstanceUID", 0x00080018, Kind.UID),
+    Attribute("StudyDate", 0x00080020, Kind.CODE),
+    Attribute("StudyTime", 0x00080030, Kind.CODE),
+    Attribute("AccessionNumber", 0x00080050, Kind.TEXT),
+    Attribute("Modality", 0x00080060, Kind.CODE),
+    Attribute("StudyDescription", 0x00081030, Kind.TEXT),
+    Attribute("SeriesDescription", 0x0008103E, Kind.TEXT),
+    Attribute("PatientID", 0x00100020, Kind.TEXT),
+    Attribute("PatientBirthDate", 0x00100030, Kind.CODE),
+    Attribute("BodyPartExamined", 0x00180015, Kind.CODE),
+    Attribute("StudyInstanceUID", 0x0020000D, Kind.UID),
+    Attribute("SeriesInstanceUID", 0x0020000E, Kind.UID),
+    Attribute("SeriesNumber", 0x00200011, Kind.INTEGER),
+    Attribute("InstanceNumber", 0x00200013, Kind.INTEGER),
+    Attribute("NumberOfFrames", 0x00280008, Kind.INTEGER),
+)
+_CHARACTER_SET = 0x00080005
+WANTED = frozenset({_CHARACTER_SET, *(attribute.tag for attribute in ATTRIBUTES)})
+_UIDS = tuple(attribute for attribute in ATTRIBUTES if attribute.kind is Kind.UID)
+
+
+_ENCODINGS = {
+    IMPLICIT_VR_LITTLE_ENDIAN: Encoding(implicit_vr=True),
+    EXPLICIT_VR_BIG_ENDIAN: Encoding(big_endian=True),
+}
+
+
+def read_header(
+    data_set: Buffer, transfer_syntax: str, sop_class_uid: str, sop_instance_uid: str
+) -> InstanceHeader:
+    """Read the header of a data set as received (no preamble, no file meta).
+
+    `sop_class_uid`, `sop_instance_uid`: the command's affected UIDs, repeated by the data set (PS3.4 B.2.2).
+    Raises `HeaderRefused`; its reason lists every fault, by keyword, without values.
+    """
+    raw = _raw_elements(data_set, transfer_syntax)
+    encodings = _python_encodings(raw.get(_CHARACTER_SET, b""))
+    values: dict[str, Any] = {
+        attribute.keyword: _value(raw.get(attribute.tag, b""), attribute.kind, encodings)
+        for attribute in ATTRIBUTES
+    }
+    faults = list(_uid_faults(values, sop_class_uid, sop_instance_uid))
+    if faults:
+        raise HeaderRefused(faults[0][0], "; ".join(reason for _, reason in faults))
+    return InstanceHeader(TransferSyntaxUID=transfer_syntax, **values)
+
+
+def _raw_elements(data_set: Buffer, transfer_syntax: str) -> Mapping[int, bytes]:
+    try:
+        check_uid(transfer_syntax)
+        if transfer_syntax in DEFLATED:
+            data_set = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set, PREFIX_BYTES)
+        encoding = _ENCODINGS.get(transfer_syntax, Encoding())
+        try:
+            return scan(data_set, encoding, WANTED)
+        except Unreadable:
+            return parse(data_set, encoding, WANTED)
+    except (Unreadable, InvalidUID, zlib.error) as error:
+        raise HeaderRefused(
+            Outcome.NOT_UNDERSTOOD, "the data set is not encoded in the accepted transfer syntax"
+        ) from error
+
+
+def _uid_faults(
+    values: Mapping[str, Any], sop_class_uid: str, sop_instance_uid: str
+) -> Iterator[tuple[Outcome, str]]:
+    command = {"SOPClassUID": sop_class_uid, "SOPInstanceUID": sop_instance_uid}
+    for keyword, affected in command.items():
+        if not _is_uid(affected):
+            yield Outcome.UID_INVALID, f"Affected{keyword} is not a UID"
+    for attribute in _UIDS:
+        value = values[attribute.keyword]
+        if not value:
+            yield Outcome.UID_MISSING, f"{attribute.keyword} is missing"
+        elif not _is_uid(value):
+            yield Outcome.UID_INVALID, f"{attribute.keyword} is not a UID"
+        elif command.get(attribute.keyword, value) != value:
+            yield Outcome.UID_MISMATCH, f"{attribute.keyword} is not that of the command"
+
+
+def _is_uid(value: str) -> bool:
+    try:
+        return bool(check_uid(value))
+    except InvalidUID:
+        return False
+
+
+def _python_encodings(value: bytes) -> list[str]:
+    """Python codecs of SpecificCharacterSet (PS3.3 C.12.1.1.2); Latin-1 for terms that nobody defines."""
+    terms = [term.strip() for term in value.decode("ascii", "replace").strip("\0 ").split("\\")]
+    if any(term not in python_encoding for term in terms):
+        return ["iso8859"]
+    encodings: list[str] = convert_encodings(terms)
+    return encodings
+
+
+def _value(raw: bytes, kind: Kind, encodings: list[str]) -> str | int | None:
+    if kind is Kind.TEXT:
+        decoded: str = decode_bytes(raw, encodings, set())
+        return decoded.replace("\0", "").strip()  # NUL: padding by mistake, which no database text may hold
+    text = raw.decode("ascii", "replace").strip("\0 ")
+    return _integer(text) if kind is Kind.INTEGER else text.replace("\0", "\ufffd")
+
+
+def _integer(text: str) -> int | None:
+    """An IS value (PS3.5 6.2: -2^31..2^31-1); None when empty or not one."""
+    digits = text.lstrip("+-")
+    if not (digits.isascii() and digits.isdigit()) or len(text) > 12:
+        return None
+    number = int(text) if len(text) - len(digits) <= 1 else 1 << 31
+    return number if -(1 << 31) <= number < 1 << 31 else None

@@ -1,0 +1,90 @@
+"""Which instances are kept and where: the tables study, series, instance (queries: `index_queries`)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import BigInteger, ForeignKeyConstraint, Index, Integer, String, Text
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcText(TypeDecorator[datetime]):
+    """An aware instant as `YYYY-MM-DDThh:mm:ss.ffffffZ`: the same text, and order, on every engine."""
+
+    impl = String(27)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
+        """Refuses naive values."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime is not an instant")
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:
+        """Gives UTC."""
+        return None if value is None else datetime.strptime(value, "%Y-%m-%dT%H:%M:%S.%f%z").astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """The declarative base of this room; linked to other rooms by StudyInstanceUID, not by foreign keys."""
+
+
+class StudyRow(Base):
+    """One study; values of the first instance received that has them."""
+
+    __tablename__ = "dicom_study"
+
+    study_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    study_date: Mapped[str] = mapped_column(Text)
+    study_time: Mapped[str] = mapped_column(Text)
+    study_description: Mapped[str] = mapped_column(Text)
+    received_at: Mapped[datetime] = mapped_column(UtcText)
+
+
+class SeriesRow(Base):
+    """One series of a study."""
+
+    __tablename__ = "dicom_series"
+    __table_args__ = (ForeignKeyConstraint(["study_instance_uid"], ["dicom_study.study_instance_uid"]),)
+
+    study_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    modality: Mapped[str] = mapped_column(Text)
+    series_number: Mapped[int | None] = mapped_column(Integer)
+    series_description: Mapped[str] = mapped_column(Text)
+    body_part_examined: Mapped[str] = mapped_column(Text)
+
+
+class InstanceRow(Base):
+    """One instance: where its file is, and what must not disagree within a study."""
+
+    __tablename__ = "dicom_instance"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["study_instance_uid", "series_instance_uid"],
+            ["dicom_series.study_instance_uid", "dicom_series.series_instance_uid"],
+        ),
+        Index("ix_dicom_instance_series", "study_instance_uid", "series_instance_uid"),
+        Index("ix_dicom_instance_segment", "segment"),
+    )
+
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    study_instance_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    instance_number: Mapped[int | None] = mapped_column(Integer)
+    number_of_frames: Mapped[int | None] = mapped_column(Integer)
+    patient_id: Mapped[str] = mapped_column(Text)
+    patient_birth_date: Mapped[str] = mapped_column(Text)
+    accession_number: Mapped[str] = mapped_column(Text)
+    segment: Mapped[str] = mapped_column(Text)
+    payload_offset: Mapped[int] = mapped_column(BigInteger)
+    payload_length: Mapped[int] = mapped_column(BigInteger)
+    payload_sha256: Mapped[str] = mapped_column(String(64))
+    data_set_sha256: Mapped[str] = mapped_column(String(64))
+    received_at: Mapped[datetime] = mapped_column(UtcText)

@@ -1,0 +1,173 @@
+"""Raw values of chosen tags of a data set: a struct scanner; pydicom for what the scanner refuses.
+
+The scanner reads explicit VR (little and big endian) and implicit VR little endian, native or encapsulated,
+up to (0028,0008), without copying the data set. It refuses what the standard does not allow (tags out of
+order, unknown VRs); pydicom then reads the beginning of the data set. Both give the same raw bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Set
+from dataclasses import dataclass
+from io import BytesIO
+
+from pydicom.dataelem import RawDataElement
+from pydicom.filereader import data_element_generator
+
+Buffer = bytes | bytearray | memoryview
+
+PREFIX_BYTES = 16 * 1024 * 1024  # what is inflated or given to pydicom at most
+VALUE_BYTES = 4096  # longer values are cut: nothing of ours compares beyond
+
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_MAX_DEPTH = 256
+_FIRST_TAG, _LAST_TAG, _PIXELS = 0x00080001, 0x00280008, 0x7FE00000
+_LONG_VR = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SHORT_VR = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+
+
+class Unreadable(ValueError):
+    """The bytes are not a data set in the encoding announced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How the elements of a data set are written (PS3.5 7.1)."""
+
+    implicit_vr: bool = False
+    big_endian: bool = False
+
+
+def scan(data_set: Buffer, encoding: Encoding, wanted: Set[int]) -> dict[int, bytes]:
+    """Raw values of the wanted tags up to (0028,0008), by tag.
+
+    Raises `Unreadable` for anything irregular on the way there.
+    """
+    scanner = _Scanner(data_set, encoding)
+    found: dict[int, bytes] = {}
+    position = previous = 0
+    while position < scanner.end:
+        tag, vr, length, start = scanner.element(position, encoding.implicit_vr)
+        if tag > _LAST_TAG:
+            return found
+        if tag <= previous or tag < _FIRST_TAG:
+            raise Unreadable("tags out of order")
+        previous = tag
+        if length == _UNDEFINED:
+            position = scanner.after_sequence(start, vr, encoding.implicit_vr)
+            continue
+        position = scanner.after_value(start, length)
+        if tag in wanted:
+            found[tag] = bytes(scanner.view[start : start + min(length, VALUE_BYTES)])
+    return found
+
+
+def parse(data_set: Buffer, encoding: Encoding, wanted: Set[int]) -> dict[int, bytes]:
+    """The same by pydicom, any order of tags, from the first `PREFIX_BYTES`. Raises `Unreadable`."""
+    elements = data_element_generator(
+        BytesIO(memoryview(data_set)[:PREFIX_BYTES]),
+        encoding.implicit_vr,
+        not encoding.big_endian,
+        stop_when=lambda tag, _vr, _length: bool(tag >= _PIXELS),
+    )
+    found: dict[int, bytes] = {}
+    try:
+        for element in elements:
+            if element.tag in wanted and isinstance(element, RawDataElement):
+                found.setdefault(int(element.tag), _checked_value(element, encoding))
+    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError) as error:
+        raise Unreadable(type(error).__name__) from error
+    except (EOFError, RecursionError, TypeError, ValueError, Warning, struct.error) as error:
+        raise Unreadable(type(error).__name__) from error
+    if not found:
+        raise Unreadable("no attribute of a composite instance")
+    return found
+
+
+def _checked_value(element: RawDataElement, encoding: Encoding) -> bytes:
+    value = element.value or b""
+    if element.length != _UNDEFINED and len(value) != element.length:
+        raise Unreadable("the data set ends inside an element")
+    if element.VR is None and not encoding.implicit_vr:
+        # pydicom forgives this; a file that announces another encoding than it has would mislead every reader
+        raise Unreadable("implicit VR in an explicit VR transfer syntax")
+    return bytes(value[:VALUE_BYTES])
+
+
+class _Scanner:
+    """Element headers at positions of one buffer; never reads beyond it."""
+
+    def __init__(self, data_set: Buffer, encoding: Encoding) -> None:
+        self.view = memoryview(data_set).cast("B")
+        self.end = len(self.view)
+        order = ">" if encoding.big_endian else "<"
+        self._implicit = struct.Struct(order + "HHI").unpack_from
+        self._explicit = struct.Struct(order + "HH2sH").unpack_from
+        self._long = struct.Struct(order + "I").unpack_from
+        self._big_endian = encoding.big_endian
+
+    def element(self, position: int, implicit_vr: bool) -> tuple[int, bytes, int, int]:
+        """(tag, VR or b"", length, start of the value) of the element at `position`."""
+        try:
+            if implicit_vr:
+                group, number, length = self._implicit(self.view, position)
+                return group << 16 | number, b"", length, position + 8
+            group, number, vr, length = self._explicit(self.view, position)
+            if vr in _LONG_VR:
+                return group << 16 | number, vr, self._long(self.view, position + 8)[0], position + 12
+        except struct.error as error:
+            raise Unreadable("the data set ends inside an element header") from error
+        if vr not in _SHORT_VR:
+            raise Unreadable("unknown VR")
+        return group << 16 | number, vr, length, position + 8
+
+    def after_value(self, start: int, length: int) -> int:
+        """Position after a value of defined length."""
+        if start + length > self.end:
+            raise Unreadable("the data set ends inside an element")
+        return start + length
+
+    def after_sequence(self, start: int, vr: bytes, implicit_vr: bool) -> int:
+        """Position after the sequence of undefined length whose first item would begin at `start`."""
+        open_levels = [
+            (_ITEM, self._inner(vr, implicit_vr))
+        ]  # (what may come: items, or elements of an item)
+        position = start
+        while open_levels:
+            if len(open_levels) > _MAX_DEPTH:
+                raise Unreadable("sequences nested too deeply")
+            awaited, implicit_vr = open_levels[-1]
+            tag, _, length, value = self.element(position, True)
+            if tag == (_SEQUENCE_END if awaited == _ITEM else _ITEM_END):
+                open_levels.pop()
+                position = value
+            elif awaited == _ITEM:
+                position = self._enter_item(tag, length, value, open_levels)
+            else:
+                position = self._enter_element(position, open_levels)
+        return position
+
+    def _enter_item(self, tag: int, length: int, value: int, levels: list[tuple[int, bool]]) -> int:
+        if tag != _ITEM:
+            raise Unreadable("something else than an item in a sequence")
+        if length != _UNDEFINED:
+            return self.after_value(value, length)
+        levels.append((_ITEM_END, levels[-1][1]))
+        return value
+
+    def _enter_element(self, position: int, levels: list[tuple[int, bool]]) -> int:
+        _, vr, length, value = self.element(position, levels[-1][1])
+        if length != _UNDEFINED:
+            return self.after_value(value, length)
+        levels.append((_ITEM, self._inner(vr, levels[-1][1])))
+        return value
+
+    def _inner(self, vr: bytes, implicit_vr: bool) -> bool:
+        """Whether the items of this sequence are in implicit VR (PS3.5 6.2.2: UN of undefined length is)."""
+        if vr == b"UN" and not self._big_endian:
+            return True
+        if vr not in (b"SQ", b"", b"OB", b"OW"):
+            raise Unreadable("undefined length where the VR has none")
+        return implicit_vr

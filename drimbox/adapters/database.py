@@ -1,0 +1,118 @@
+"""The engine, its transactions and its migrations: SQLite in WAL mode, or PostgreSQL by URL; same code.
+
+A commit is durable when it returns (`synchronous=FULL`): doors answer success only after it. Writing
+transactions take SQLite's write lock at once (BEGIN IMMEDIATE), so that none fails half way; reading ones never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import DateTime, Dialect, Engine, TypeDecorator, create_engine, event
+from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.orm import Session
+
+from drimbox.domain.errors import Unavailable
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime, kept in UTC on engines that know no zone (SQLite)."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Database:
+    """Opens sessions. `busy_timeout` in seconds: how long to wait for a lock before `Unavailable`."""
+
+    def __init__(self, url: str, busy_timeout: float = 30.0) -> None:
+        self.engine = _engine(url, busy_timeout)
+        self._reading = self.engine.execution_options(reading=True)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A session whose transaction rolls back unless committed. Raises `Unavailable` when locked or full."""
+        with _translated(), Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that only reads and never waits for a writer."""
+        with _translated(), Session(self._reading, expire_on_commit=False) as session:
+            yield session
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest revision. Raises `Unavailable` when the database cannot be reached."""
+        with _translated(), self.engine.begin() as connection:
+            config = Config()
+            config.set_main_option("script_location", str(MIGRATIONS))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def revision(self) -> tuple[str | None, str | None]:
+        """(revision of the database, newest revision known): equal when `migrate` has run."""
+        with _translated(), self.engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+        return current, ScriptDirectory(str(MIGRATIONS)).get_current_head()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise Unavailable(f"the database cannot be used now: {_first_line(error)}") from error
+    except IntegrityError as error:
+        raise Unavailable("another process wrote the same row at the same time") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise Unavailable("the connection to the database was lost") from error
+        raise
+
+
+def _first_line(error: DBAPIError) -> str:
+    # The statement and its parameters may hold patient data: only the driver's own words are kept.
+    return str(error.orig).splitlines()[0] if error.orig else "unknown error"
+
+
+def _engine(url: str, busy_timeout: float) -> Engine:
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    engine = create_engine(url, connect_args={"timeout": busy_timeout}, hide_parameters=True)
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver must not begin transactions by itself
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

@@ -1,0 +1,84 @@
+"""Documents on disk, named by the SHA-256 of their bytes: messages, CDAs, manifests, frozen requests, answers.
+
+A document is durable when `put` returns (written aside, fsynced, renamed); it is never changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from pathlib import Path
+
+from drimbox.domain.errors import Unavailable
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class DocumentDamaged(Exception):
+    """The bytes on disk are not the ones that were stored."""
+
+
+class Documents:
+    """A directory of documents. `minimum_free_bytes`: below this free space new ones are refused."""
+
+    def __init__(self, root: Path, minimum_free_bytes: int = 0) -> None:
+        self._root = root
+        self._minimum_free_bytes = minimum_free_bytes
+
+    def put(self, data: bytes) -> str:
+        """Store bytes durably and return their digest; storing them again changes nothing.
+
+        Raises `Unavailable` when they cannot be kept.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        path = self._path(digest)
+        if path.exists():
+            return digest
+        try:
+            self._check_space(len(data))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_durably(path, data)
+        except OSError as error:
+            raise Unavailable(f"a document cannot be stored: {error.strerror}") from error
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """The bytes of a document. Raises KeyError when unknown, `DocumentDamaged` when they changed."""
+        try:
+            data = self._path(digest).read_bytes()
+        except FileNotFoundError:
+            raise KeyError(digest) from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise DocumentDamaged(f"document {digest} was changed on disk")
+        return data
+
+    def _path(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise KeyError(digest)
+        return self._root / digest[:2] / digest
+
+    def _check_space(self, size: int) -> None:
+        self._root.mkdir(parents=True, exist_ok=True)
+        status = os.statvfs(self._root)
+        if status.f_bavail * status.f_frsize - size < self._minimum_free_bytes:
+            raise Unavailable("the disk is full: a document cannot be stored")
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with aside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    for directory in (path.parent, path.parent.parent):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,73 @@
+"""One transaction over two declarative bases: the ledger of the product and the index of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from dicom_store.archive import Archive, StoredInstance
+from dicom_store.instance import InstanceHeader
+from dicom_store.status import Outcome
+from dicom_store.study import StudySnapshot
+from drimbox.adapters.database import Database
+from drimbox.adapters.ledger import SqlLedger
+
+
+class SqlImages:
+    """The image index under the caller's session."""
+
+    def __init__(self, session: Session, archive: Archive) -> None:
+        self._session = session
+        self._archive = archive
+
+    def recognise(self, header: InstanceHeader, digest: str) -> Outcome | None:
+        """DUPLICATE when this very data set is kept already, None when it is new; raises `StoreRefused`."""
+        return self._archive.recognise(self._session, header, digest)
+
+    def index(self, header: InstanceHeader, stored: Any) -> Outcome:
+        """Insert the row; raises `StoreRefused` when the SOP Instance UID is taken by something else."""
+        return self._archive.index(self._session, header, stored)
+
+    def snapshot(self, study: str) -> StudySnapshot | None:
+        """The study as stored, or None."""
+        return self._archive.snapshot(self._session, study)
+
+    def retrieve(self, study: str, series: str | None, sop: str | None) -> Sequence[StoredInstance]:
+        """Where the instances of a study, series or one instance lie."""
+        return self._archive.retrieve(self._session, study, series, sop)
+
+
+class SqlTransaction:
+    """Ledger and images under one session."""
+
+    def __init__(self, session: Session, archive: Archive) -> None:
+        self._session = session
+        self.ledger = SqlLedger(session)
+        self.images = SqlImages(session, archive)
+
+    def commit(self) -> None:
+        """Make everything durable at once."""
+        self._session.commit()
+
+
+class SqlTransactions:
+    """Opens transactions on a database and an archive."""
+
+    def __init__(self, database: Database, archive: Archive) -> None:
+        self._database = database
+        self._archive = archive
+
+    @contextmanager
+    def writing(self) -> Iterator[SqlTransaction]:
+        """A transaction that may write; rolls back unless committed."""
+        with self._database.writing() as session:
+            yield SqlTransaction(session, self._archive)
+
+    @contextmanager
+    def reading(self) -> Iterator[SqlTransaction]:
+        """A transaction that only reads."""
+        with self._database.reading() as session:
+            yield SqlTransaction(session, self._archive)

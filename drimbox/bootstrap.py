@@ -1,0 +1,202 @@
+"""The only place where parts meet: settings in, the parts of a process out."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import socket
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import structlog
+
+from dicom_store.archive import Archive
+from drimbox.adapters.database import Database
+from drimbox.adapters.dmp import Dmp, DmpEndpoint
+from drimbox.adapters.documents import Documents
+from drimbox.adapters.psc import Psc, PscEndpoint
+from drimbox.adapters.signing import load_signer
+from drimbox.adapters.transactions import SqlTransactions
+from drimbox.domain.exam import Policy
+from drimbox.domain.retry import RetryPolicy
+from drimbox.domain.vihf import VihfSettings
+from drimbox.domain.xds.publication import Publisher, XdsOptions
+from drimbox.flow.manifest import ManifestMaker
+from drimbox.flow.publish import Publishing
+from drimbox.flow.receive_report import Reception
+from drimbox.flow.reconcile import Reconciling
+from drimbox.settings import Settings
+
+
+def utc_now() -> datetime:
+    """The clock of the product: aware, UTC."""
+    return datetime.now(UTC)
+
+
+def new_uid() -> str:
+    """A fresh UID under 2.25 (PS3.5 B.2: a UUID as a decimal), never arithmetic on an old one."""
+    return f"2.25.{uuid.uuid4().int}"
+
+
+def new_id() -> str:
+    """A fresh identifier of a row."""
+    return str(uuid.uuid4())
+
+
+def new_control_id() -> str:
+    """A fresh MSH-10: 20 characters, the limit of HL7 2.5."""
+    return secrets.token_hex(10)
+
+
+def node_name() -> str:
+    """Who holds a lease: one worker per node (see `entrypoints/worker.py`)."""
+    return socket.gethostname()
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """What every process needs: where bytes and facts are kept."""
+
+    settings: Settings
+    database: Database
+    archive: Archive
+    documents: Documents
+    transactions: SqlTransactions
+
+    @property
+    def policy(self) -> Policy:
+        """The tunable rules, as the domain takes them."""
+        policy = self.settings.policy
+        return Policy(
+            policy.ins_authorities,
+            policy.ipp_authority,
+            policy.check_ipp,
+            policy.check_accession,
+            policy.settle_after,
+        )
+
+
+def lay_foundation(settings: Settings) -> Foundation:
+    """Open database and stores; nothing is created in the database (see `Database.migrate`)."""
+    root = settings.storage.root
+    database = Database(settings.database.url, settings.database.busy_timeout)
+    archive = Archive(root / "images", settings.storage.minimum_free_bytes)
+    documents = Documents(root / "documents", settings.storage.minimum_free_bytes)
+    return Foundation(settings, database, archive, documents, SqlTransactions(database, archive))
+
+
+def make_manifest_maker(settings: Settings) -> ManifestMaker:
+    """What turns facts into frozen lots. Raises `UnusableCredential` when the signature key cannot be used."""
+    organisation, dmp = settings.organisation, settings.dmp
+    publisher = Publisher(
+        name=organisation.name,
+        structure_id=organisation.structure_id,
+        device_id=organisation.device_id,
+        manufacturer=organisation.manufacturer,
+        uid_root=organisation.uid_root,
+        author_type=dmp.author_type,
+        sector=organisation.sector,
+    )
+    options = XdsOptions(
+        study_reference_authority=dmp.study_reference_authority,
+        event_code_schemes=dmp.event_code_schemes,
+        utc=dmp.utc,
+        time_zone=settings.policy.time_zone,
+        digest=dmp.compatibility,
+    )
+    return ManifestMaker(
+        publisher=publisher,
+        options=options,
+        signer=load_signer(dmp.signature_certificate, dmp.signature_key, utc_now()),
+        retrieve_base=settings.web.public_url,
+        time_zone=settings.policy.time_zone,
+        new_uid=new_uid,
+        new_number=lambda: secrets.randbits(63),
+        ipp_authority=settings.policy.ipp_authority,
+    )
+
+
+def make_reception(foundation: Foundation) -> Reception:
+    """What the report doors call."""
+    settings = foundation.settings
+    return Reception(
+        foundation.transactions,
+        foundation.documents,
+        settings.policy.time_zone,
+        new_id,
+        new_control_id,
+        settings.mllp.application,
+        settings.mllp.facility,
+    )
+
+
+def make_psc(settings: Settings) -> Psc:
+    """The door to Pro Santé Connect."""
+    psc = settings.psc
+    endpoint = PscEndpoint(
+        psc.issuer,
+        psc.discovery_url,
+        psc.authority,
+        psc.client_id,
+        psc.client_certificate,
+        psc.client_key,
+        psc.timeout,
+        psc.cache,
+    )
+    return Psc(endpoint, utc_now)
+
+
+def make_reconciling(foundation: Foundation) -> Reconciling:
+    """What the worker calls for studies that are due. Raises `UnusableCredential`."""
+    return Reconciling(
+        foundation.transactions,
+        foundation.documents,
+        make_manifest_maker(foundation.settings),
+        foundation.policy,
+        foundation.settings.policy.time_zone,
+        utc_now,
+        new_id,
+    )
+
+
+def make_publishing(foundation: Foundation) -> Publishing:
+    """What the worker calls for submissions that are due. Raises `UnusableCredential`."""
+    settings = foundation.settings.dmp
+    return Publishing(
+        foundation.transactions,
+        foundation.documents,
+        make_dmp(foundation.settings),
+        RetryPolicy(settings.retry_base, settings.retry_cap),
+        utc_now,
+        node_name(),
+        settings.lease,
+        random.random,
+        structlog.get_logger("drimbox.flow.publish").info,
+    )
+
+
+def make_dmp(settings: Settings) -> Dmp:
+    """The door to the DMP. Raises `UnusableCredential` when the signature key cannot be used."""
+    dmp = settings.dmp
+    endpoint = DmpEndpoint(
+        repository_url=dmp.repository_url,
+        registry_url=dmp.registry_url,
+        authority=dmp.authority,
+        client_certificate=dmp.client_certificate,
+        client_key=dmp.client_key,
+        connect_timeout=dmp.connect_timeout,
+        answer_timeout=dmp.answer_timeout,
+    )
+    vihf = VihfSettings(
+        lps_id=dmp.lps_id,
+        lps_name=dmp.lps_name,
+        lps_version=version("drimbox"),
+        lps_homologation=dmp.lps_homologation,
+        mode_attribute=dmp.mode_attribute,
+        authn_context=dmp.authn_context,
+        digest=dmp.compatibility,
+    )
+    signer = load_signer(dmp.signature_certificate, dmp.signature_key, utc_now())
+    return Dmp(endpoint, signer, vihf, utc_now, new_id)

@@ -1,0 +1,225 @@
+"""Acknowledgements in original mode: MSH, MSA, ERR (hl7-mss 1.8). An acknowledgement never gets one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from drimbox.domain.errors import ReportRefused
+from drimbox.domain.hl7v2_grammar import (
+    APPLICATION_CODES,
+    APPLICATION_CONDITIONS,
+    ERROR_CONDITIONS,
+    SYNTAX_RULES,
+)
+from drimbox.domain.hl7v2_syntax import Delimiters, Segment
+
+AckCode = Literal["AA", "AE", "AR"]
+
+_ECHO_MAX = 255  # characters of a field that we send back
+_REASON_MAX = 1_000
+_DOCUMENT = "OBX^1^5"
+_LOCATIONS = {"904": "PID^1^3"}
+_DEFAULT_VERSION = "2.5"
+_DEFAULT_PROCESSING = "P"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageHeader:
+    """What an answer needs of MSH; empty where unreadable. MSH-3 to MSH-6 keep their inner delimiters."""
+
+    sending_application: str = ""
+    sending_facility: str = ""
+    receiving_application: str = ""
+    receiving_facility: str = ""
+    message_code: str = ""
+    trigger_event: str = ""
+    structure: str = ""
+    control_id: str = ""
+    processing_id: str = ""
+    version: str = ""
+    character_set: str = ""
+    profile: str = ""
+    delimiters: Delimiters = field(default_factory=Delimiters)
+
+    @classmethod
+    def unknown(cls) -> MessageHeader:
+        """The header of a message whose MSH cannot be read: MSA-2 will be empty."""
+        return cls()
+
+    @classmethod
+    def of(cls, msh: Segment) -> MessageHeader:
+        """The header of an MSH segment; what will be echoed is printable and short."""
+        return cls(
+            sending_application=_echo(msh.text(3)),
+            sending_facility=_echo(msh.text(4)),
+            receiving_application=_echo(msh.text(5)),
+            receiving_facility=_echo(msh.text(6)),
+            message_code=_echo(msh.component(9, 1)),
+            trigger_event=_echo(msh.component(9, 2)),
+            structure=_echo(msh.component(9, 3)),
+            control_id=_echo(msh.text(10)),
+            processing_id=_echo(msh.component(11)),
+            version=_echo(msh.component(12)),
+            character_set=_echo(msh.component(18)),
+            profile=_echo(msh.text(21)),
+            delimiters=msh.delimiters,
+        )
+
+    @property
+    def is_acknowledgement(self) -> bool:
+        """True for a message that must never be answered."""
+        return self.message_code == "ACK"
+
+
+class MessageRefused(ReportRefused):
+    """A message answered AE or AR. `error`: table 0357; `application_error`: table 0533 when `error` is 207.
+
+    `location`: ERR-2 as `SEG^occurrence^field`; `reason` repeats no patient data; `code`: stable slug.
+    """
+
+    def __init__(
+        self,
+        ack: Literal["AE", "AR"],
+        error: int,
+        location: str,
+        reason: str,
+        header: MessageHeader,
+        *,
+        application_error: int | None = None,
+        code: str = "",
+    ) -> None:
+        super().__init__(code or f"hl7-{error}", reason)
+        self.ack: Literal["AE", "AR"] = ack
+        self.error = error
+        self.application_error = application_error
+        self.location = location
+        self.header = header
+
+    @classmethod
+    def of_report(
+        cls, header: MessageHeader, code: str, reason: str, *, location: str = ""
+    ) -> MessageRefused:
+        """A refusal of the document: `code` is a rule of the CDA, or one of table 0533 ("900" to "906")."""
+        location = location or _LOCATIONS.get(code, _DOCUMENT)
+        if code in SYNTAX_RULES:
+            return cls("AE", 102, location, reason, header, code=code)
+        known = code.isdecimal() and int(code) in APPLICATION_CONDITIONS
+        application = int(code) if known else APPLICATION_CODES.get(code, 906)
+        return cls("AE", 207, location, reason, header, application_error=application, code=code)
+
+    @classmethod
+    def unavailable(cls, header: MessageHeader) -> MessageRefused:
+        """AR: nothing is wrong with the message, the sender keeps it and sends it again."""
+        reason = "the report cannot be kept now: send it again later"
+        return cls("AR", 207, "", reason, header, code="unavailable")
+
+    def answer(self, *, now: datetime, control_id: str, application: str = "", facility: str = "") -> bytes:
+        """The acknowledgement that says this refusal; see `acknowledge`."""
+        return acknowledge(
+            self.header,
+            code=self.ack,
+            now=now,
+            control_id=control_id,
+            error=self.error,
+            application_error=self.application_error,
+            location=self.location,
+            reason=self.reason,
+            diagnostic=self.code,
+            application=application,
+            facility=facility,
+        )
+
+
+def acknowledge(
+    header: MessageHeader,
+    *,
+    code: AckCode,
+    now: datetime,
+    control_id: str,
+    error: int | None = None,
+    application_error: int | None = None,
+    location: str = "",
+    reason: str = "",
+    diagnostic: str = "",
+    application: str = "",
+    facility: str = "",
+) -> bytes:
+    """The acknowledgement of the message of `header`: UTF-8, segments ended by CR, no frame.
+
+    `now`: aware, written as its own local digits; `control_id`: our MSH-10, at most 20 characters in HL7 2.5;
+    `application`, `facility`: MSH-3 and MSH-4 when the sender named nobody; `location`: ERR-2; `diagnostic`:
+    ERR-7; `reason`: ERR-8.
+    Raises ValueError for an acknowledgement of an acknowledgement.
+    """
+    if header.is_acknowledgement:
+        raise ValueError("an acknowledgement is never acknowledged")
+    marks = header.delimiters
+    segments = [
+        _msh(header, now, control_id, application, facility),
+        ["MSA", code, header.control_id],
+    ]
+    if error is not None:
+        segments.append(
+            _err(marks, error, application_error, location=location, reason=reason, diagnostic=diagnostic)
+        )
+    return "".join(marks.field.join(s).rstrip(marks.field) + "\r" for s in segments).encode("utf-8")
+
+
+def _msh(header: MessageHeader, now: datetime, control_id: str, application: str, facility: str) -> list[str]:
+    marks = header.delimiters
+    event = header.trigger_event
+    kind = ["ACK", marks.protect(event), "ACK"] if event else ["ACK"]
+    return [
+        "MSH",
+        marks.encoding_characters,
+        header.receiving_application or marks.protect(application),
+        header.receiving_facility or marks.protect(facility),
+        header.sending_application,
+        header.sending_facility,
+        now.strftime("%Y%m%d%H%M%S"),
+        "",
+        marks.component.join(kind),
+        marks.protect(control_id),
+        marks.protect(header.processing_id or _DEFAULT_PROCESSING),
+        marks.protect(header.version or _DEFAULT_VERSION),
+        *[""] * 4,
+        "FRA",
+        "UNICODE UTF-8",
+    ]
+
+
+def _err(
+    marks: Delimiters,
+    error: int,
+    application_error: int | None,
+    *,
+    location: str,
+    reason: str,
+    diagnostic: str,
+) -> list[str]:
+    return [
+        "ERR",
+        "",
+        location.replace("^", marks.component),
+        _coded(marks, error, ERROR_CONDITIONS[error], "messageErrorCondition"),
+        "E",
+        ""
+        if application_error is None
+        else _coded(
+            marks, application_error, APPLICATION_CONDITIONS[application_error], "applicationErrorCondition"
+        ),
+        "",
+        marks.protect(diagnostic),
+        marks.protect(reason[:_REASON_MAX]),
+    ]
+
+
+def _coded(marks: Delimiters, code: int, label: str, system: str) -> str:
+    return marks.component.join([str(code), marks.protect(label), system])
+
+
+def _echo(text: str) -> str:
+    """A field that will be sent back: no control character may end a frame or a segment of ours."""
+    return "".join(c for c in text if c.isprintable())[:_ECHO_MAX]

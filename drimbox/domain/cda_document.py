@@ -1,0 +1,153 @@
+"""Bytes to an XML tree that can be trusted to be a CDA: bounded, without DTD, entity or network."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from lxml import etree
+
+HL7_V3 = "urn:hl7-org:v3"
+PS3_20 = "urn:dicom-org:ps3-20"
+NS = {"c": HL7_V3, "ps": PS3_20}
+ROOT = f"{{{HL7_V3}}}ClinicalDocument"
+MAX_BYTES = 64 * 1024 * 1024  # hl7-mss 1.10: plan 64 MiB
+MAX_MARKUP = 100_000  # tags, and as many attributes: ten times the largest level 3 report seen
+_CHUNK = 65_536
+# Only encodings whose '<' and '=' are those bytes, so that markup can be counted before parsing.
+_DECLARATION = re.compile(rb"""<\?xml\s([^>]{0,200}?)\?>""")
+_ENCODING = re.compile(rb"""encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
+_ENCODINGS = frozenset({"utf-8", "utf-16", "us-ascii", "ascii", "iso-8859-1", "iso-8859-15", "windows-1252"})
+
+
+class NotADocument(ValueError):
+    """The bytes are refused before any field is read. `rule`: stable slug; the message repeats no content."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentKind:
+    """What the first lines of an XML document say it is: its root element and, for a CDA, code and id."""
+
+    is_cda: bool
+    code: str = ""
+    code_system: str = ""
+
+
+class _Seen(Exception):
+    """Stops the parser at the first element (`tag`) or at a DOCTYPE (`tag` empty)."""
+
+    def __init__(self, tag: str) -> None:
+        super().__init__(tag)
+        self.tag = tag
+
+
+class _Prolog:
+    """Parser target that never builds a tree: it stops at a DOCTYPE before its entities are declared."""
+
+    def doctype(self, name: str | None, pubid: str | None, system: str | None) -> NoReturn:
+        raise _Seen("")
+
+    def start(self, tag: str, attributes: object) -> NoReturn:
+        raise _Seen(tag)
+
+    def close(self) -> None:
+        """Reached only by a document without any element, which the parser refuses."""
+
+
+def open_document(data: bytes, max_bytes: int = MAX_BYTES) -> etree._Element:
+    """Return the ClinicalDocument element of `data` (bytes as received, never decoded first).
+
+    Raises `NotADocument`: too large, DOCTYPE, not XML, unknown encoding, another root (cda-and-xds 6).
+    """
+    check_prolog(data, max_bytes)
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=True)
+    try:
+        return etree.fromstring(data, parser)
+    except etree.XMLSyntaxError as error:
+        raise NotADocument("cda-not-xml", f"not well-formed XML: {_where(error)}") from None
+
+
+def check_prolog(data: bytes, max_bytes: int = MAX_BYTES) -> None:
+    """Raise `NotADocument` unless `data` is small enough and begins a ClinicalDocument without DOCTYPE."""
+    _check_bounds(data, max_bytes)
+    tag = _root_tag(data)
+    if tag == "":
+        raise NotADocument("cda-doctype", "a DOCTYPE is refused: a CDA has neither DTD nor entities")
+    if tag != ROOT:
+        raise NotADocument("cda-root", "the root element is not ClinicalDocument of urn:hl7-org:v3")
+
+
+def identify(data: bytes, max_bytes: int = MAX_BYTES) -> DocumentKind:
+    """Say what `data` is without reading past ClinicalDocument/code. Raises `NotADocument` for non-XML."""
+    try:
+        check_prolog(data, max_bytes)
+    except NotADocument as refusal:
+        if refusal.rule == "cda-root":
+            return DocumentKind(is_cda=False)
+        raise
+    parser = etree.XMLPullParser(
+        events=("end",),
+        tag=f"{{{HL7_V3}}}code",
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=True,
+    )
+    for start in range(0, len(data), _CHUNK):
+        try:
+            parser.feed(data[start : start + _CHUNK])
+        except etree.XMLSyntaxError as error:
+            raise NotADocument("cda-not-xml", f"not well-formed XML: {_where(error)}") from None
+        for _event, element in parser.read_events():
+            assert isinstance(element, etree._Element)  # "end" events only
+            parent = element.getparent()
+            if parent is not None and parent.getparent() is None:
+                return DocumentKind(True, element.get("code") or "", element.get("codeSystem") or "")
+    return DocumentKind(is_cda=True)
+
+
+def _check_bounds(data: bytes, max_bytes: int) -> None:
+    if len(data) > max_bytes:
+        raise NotADocument("cda-too-large", f"{len(data)} bytes, at most {max_bytes} are read")
+    head = data[:300].removeprefix(b"\xef\xbb\xbf")
+    if b"<" not in head:
+        raise NotADocument("cda-not-xml", "not XML: it does not begin with markup")
+    if re.match(rb"<\?xml\s", head) and _declared_encoding(head) not in _ENCODINGS:
+        raise NotADocument("cda-encoding", "the XML encoding is not one that a CDA uses")
+    if data.count(b"<") > MAX_MARKUP or data.count(b"=") > MAX_MARKUP:
+        raise NotADocument("cda-too-complex", f"over {MAX_MARKUP} elements or attributes")
+
+
+def _declared_encoding(head: bytes) -> str:
+    """Lower-case name; `utf-8` when the declaration names none; empty when the declaration is unreadable."""
+    declaration = _DECLARATION.match(head)
+    if declaration is None:
+        return ""
+    encoding = _ENCODING.search(declaration[1])
+    return encoding[1].decode("ascii").lower() if encoding else "utf-8"
+
+
+def _root_tag(data: bytes) -> str:
+    target: Any = _Prolog()  # the stubs ask for methods that a target may leave out
+    parser = etree.XMLParser(
+        target=target, resolve_entities=False, no_network=True, load_dtd=False, huge_tree=True
+    )
+    try:
+        for start in range(0, len(data), _CHUNK):
+            parser.feed(data[start : start + _CHUNK])
+        parser.close()
+    except _Seen as seen:
+        return seen.tag
+    except etree.XMLSyntaxError as error:
+        raise NotADocument("cda-not-xml", f"not XML: {_where(error)}") from None
+    raise NotADocument("cda-not-xml", "not XML: no element")
+
+
+def _where(error: etree.XMLSyntaxError) -> str:
+    line, column = error.position
+    return f"line {line}, column {column}"

@@ -1,0 +1,229 @@
+"""The facts of one study, and what should be public of it: `desired(facts, policy, now)`.
+
+Arrivals only record facts; this function alone says what the DMP should hold, or why nothing can be said yet.
+Its reason is what `drimbox exams show` prints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from dicom_store.study import StudySnapshot
+from drimbox.domain.kos import Request, requests_for
+from drimbox.domain.report import Report
+
+# HL7v2 MetaDMPMSS flag -> XDS confidentialityCode in 1.2.250.1.213.1.1.4.13 (cda-and-xds 3.7).
+VISIBILITY_CODES = {
+    "MASQUE_PS": "MASQUE_PS",
+    "INVISIBLE_PATIENT": "INVISIBLE_PATIENT",
+    "INVISIBLE_REP_LEGAUX": "INVISIBLE_REPRESENTANTS_LEGAUX",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules that a department may tune (settings `policy.*`). Times in seconds."""
+
+    ins_authorities: tuple[str, ...]
+    ipp_authority: str
+    check_ipp: bool
+    check_accession: bool
+    settle_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFacts:
+    """A report as it entered: the CDA's facts, and what the message said around it."""
+
+    report: Report
+    report_key: str  # our own id of the received report
+    digest: str  # SHA-256 of the CDA bytes
+    flags: tuple[str, ...]  # MetaDMPMSS codes that were Y
+    destined_to_dmp: bool
+    patient_class: str
+    sender: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ExamFacts:
+    """All that is known of one study at one instant. `reports` are the current ones, oldest first."""
+
+    study_instance_uid: str
+    images: StudySnapshot | None
+    last_instance_at: datetime | None
+    reports: tuple[ReportFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The manifest that should be public; equal `content_key` = nothing to do."""
+
+    images: StudySnapshot
+    source: ReportFacts
+    requests: tuple[Request, ...]
+    confidentiality: tuple[str, ...]
+    content_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """Nothing may be published now. `rule`: stable slug; `until`: when to look again, None = at the next arrival."""
+
+    rule: str
+    reason: str
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A condition for publishing: `broken` says what is wrong, or None. `clause` is its source."""
+
+    slug: str
+    clause: str
+    broken: Callable[[ExamFacts, Policy], str | None]
+
+
+def desired(facts: ExamFacts, policy: Policy, now: datetime) -> Wanted | Undecided:
+    """What the DMP should hold for this study, or why that cannot be said now. Pure and idempotent."""
+    for rule in RULES:
+        reason = rule.broken(facts, policy)
+        if reason is not None:
+            return Undecided(rule.slug, reason)
+    assert facts.images is not None
+    assert facts.last_instance_at is not None
+    quiet_at = facts.last_instance_at + timedelta(seconds=policy.settle_after)
+    if now < quiet_at:
+        return Undecided(
+            "receiving", f"images still arriving: quiet until {quiet_at:%H:%M:%S}Z is awaited", quiet_at
+        )
+    source = facts.reports[0]
+    requests = requests_for(source.report, facts.images.AccessionNumbers)
+    confidentiality = tuple(code for flag, code in VISIBILITY_CODES.items() if flag in source.flags)
+    return Wanted(
+        facts.images,
+        source,
+        requests,
+        confidentiality,
+        _content_key(facts.images, source, requests, confidentiality),
+    )
+
+
+def _content_key(
+    images: StudySnapshot,
+    source: ReportFacts,
+    requests: tuple[Request, ...],
+    confidentiality: tuple[str, ...],
+) -> str:
+    """SHA-256 over all that a reader of the manifest or of its metadata could see differ."""
+    seen = [
+        images.StudyInstanceUID,
+        images.StudyDate,
+        images.StudyTime,
+        images.StudyDescription,
+        [
+            [s.SeriesInstanceUID, s.Modality, s.SeriesDescription, [i.SOPInstanceUID for i in s.instances]]
+            for s in images.series
+        ],
+        source.digest,
+        source.patient_class,
+        [[str(r.accession), str(r.placer)] for r in requests],
+        confidentiality,
+    ]
+    return hashlib.sha256(json.dumps(seen, separators=(",", ":")).encode()).hexdigest()
+
+
+def _no_images(facts: ExamFacts, _policy: Policy) -> str | None:
+    return None if facts.images is not None and facts.images.instances else "no image received yet"
+
+
+def _no_report(facts: ExamFacts, _policy: Policy) -> str | None:
+    return None if facts.reports else "no report received yet"
+
+
+def _not_for_dmp(facts: ExamFacts, _policy: Policy) -> str | None:
+    return None if facts.reports[0].destined_to_dmp else "the report is not destined to the DMP (DESTDMP = N)"
+
+
+def _restricted(facts: ExamFacts, _policy: Policy) -> str | None:
+    code = facts.reports[0].report.confidentiality.code
+    return None if code == "N" else f"confidentialityCode {code} of the report is not shared"
+
+
+def _ins_missing(facts: ExamFacts, _policy: Policy) -> str | None:
+    return None if facts.reports[0].report.patient.ins else "the report carries no INS"
+
+
+def _ins_authority(facts: ExamFacts, policy: Policy) -> str | None:
+    ins = facts.reports[0].report.patient.ins
+    if ins is None or ins.oid in policy.ins_authorities:
+        return None
+    return f"INS authority {ins.oid} is not accepted here (policy.ins_authorities)"
+
+
+def _ins_traits(facts: ExamFacts, _policy: Policy) -> str | None:
+    patient = facts.reports[0].report.patient
+    traits = ("birth_family", "birth_given", "sex", "birth_date", "birth_place")
+    missing = [trait for trait in traits if not getattr(patient, trait)]
+    return f"the INS lacks its traits: {', '.join(missing)}" if missing else None
+
+
+def _reports_disagree(facts: ExamFacts, _policy: Policy) -> str | None:
+    if len({source.report.patient.ins for source in facts.reports}) > 1:
+        return "the reports of this study name different patients"
+    return None
+
+
+def _several_patients(facts: ExamFacts, _policy: Policy) -> str | None:
+    assert facts.images is not None
+    if len(facts.images.PatientIDs) > 1:
+        return "the images of this study carry several PatientID"
+    return None
+
+
+def _ipp(facts: ExamFacts, policy: Policy) -> str | None:
+    assert facts.images is not None
+    if not policy.check_ipp:
+        return None
+    if not facts.images.PatientIDs or not facts.images.PatientIDs[0]:
+        return "the images carry no PatientID: they cannot be tied to the patient of the report"
+    patient = facts.reports[0].report.patient
+    known = {i.extension for i in patient.local_ids if policy.ipp_authority in ("", i.root)}
+    if patient.ins is not None:
+        known.add(patient.ins.value)
+    return (
+        None
+        if facts.images.PatientIDs[0] in known
+        else "PatientID of the images is not an identifier of the report's patient"
+    )
+
+
+def _accession(facts: ExamFacts, policy: Policy) -> str | None:
+    assert facts.images is not None
+    if not policy.check_accession:
+        return None
+    known = {a.extension for order in facts.reports[0].report.orders for a in order.accessions}
+    foreign = [a for a in facts.images.AccessionNumbers if a and a not in known]
+    if foreign:
+        known_here = ", ".join(sorted(known)) or "none"
+        return f"AccessionNumber {', '.join(foreign)} of the images is not in the report ({known_here})"
+    return None
+
+
+# In the order in which an operator would ask; the first broken one is the reason shown.
+RULES: tuple[Rule, ...] = (
+    Rule("no-images", "drim-m-data 12, E8", _no_images),
+    Rule("no-report", "seeds, FAQ: the report triggers the publication", _no_report),
+    Rule("not-for-dmp", "hl7-mss 1.5, DESTDMP", _not_for_dmp),
+    Rule("restricted", "cda-and-xds 3.7: R and V should not be shared", _restricted),
+    Rule("ins-missing", "hl7-mss 1.3: a qualified INS is mandatory towards the DMP", _ins_missing),
+    Rule("ins-authority", "cda-and-xds 4.6: test and real must not mix", _ins_authority),
+    Rule("ins-traits", "cda-and-xds 2.2: the traits go with the INS", _ins_traits),
+    Rule("reports-disagree", "reference-drimbox 9.1: cross-patient mixing", _reports_disagree),
+    Rule("several-patients", "reference-drimbox 9.1: cross-patient mixing", _several_patients),
+    Rule("ipp-mismatch", "drim-m-data 12, E9; reference-drimbox 3.1.4", _ipp),
+    Rule("accession-mismatch", "drim-m-data 6.4, cross-validator; reference-drimbox 3.1.4", _accession),
+)

@@ -1,0 +1,126 @@
+"""What an HL7v2 report must be: tables to lay beside hl7-mss 1.2 to 1.8. A new message type is a new row."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Operation = Literal["NW", "RO", "CA"]
+
+# hl7-mss 1.2. Names are followed by a blank; segments outside GRAMMAR_SEGMENTS may stand anywhere.
+_BEFORE_OBX = r"(?:(?:NTE|TQ1|TQ2|PRT) )*+"
+_RESULTS = r"(?:OBX (?:(?:PRT|NTE) )*+)++"
+_ORU_R01 = rf"MSH PID (?:NTE )*+(?:PV1 )?(?:ORC (?:TQ[12] )*+OBR {_BEFORE_OBX}{_RESULTS})++"
+_MDM_T02 = rf"MSH EVN PID PV1 ORC (?:TQ[12] )*+OBR {_BEFORE_OBX}TXA {_RESULTS}"
+GRAMMAR_SEGMENTS = frozenset("MSH EVN PID PV1 ORC OBR TXA OBX PRT NTE TQ1 TQ2".split())  # noqa: SIM905 a table
+
+
+@dataclass(frozen=True, slots=True)
+class MessageType:
+    """One row of hl7-mss 1.1: MSH-9, the version that goes with it, its segments and its required fields."""
+
+    code: str
+    event: str
+    structure: str
+    version: str
+    segments: re.Pattern[str]
+    present: tuple[str, ...]
+    required: tuple[tuple[str, int], ...]
+
+
+_ORU_FIELDS = (("MSH", 10), ("PID", 3), ("PV1", 2), ("ORC", 1), ("OBR", 4))
+_MDM_FIELDS = (*_ORU_FIELDS, ("TXA", 12))
+_ORU_SEGMENTS = ("MSH", "PID", "ORC", "OBR", "OBX")
+_MDM_SEGMENTS = ("MSH", "EVN", "PID", "PV1", "ORC", "OBR", "TXA", "OBX")
+_ORU = re.compile(_ORU_R01)
+_MDM = re.compile(_MDM_T02)
+
+MESSAGE_TYPES: tuple[MessageType, ...] = (
+    MessageType("ORU", "R01", "ORU_R01", "2.5", _ORU, _ORU_SEGMENTS, _ORU_FIELDS),
+    MessageType("MDM", "T02", "MDM_T02", "2.6", _MDM, _MDM_SEGMENTS, _MDM_FIELDS),
+    MessageType("MDM", "T10", "MDM_T02", "2.6", _MDM, _MDM_SEGMENTS, (*_MDM_FIELDS, ("TXA", 13))),
+    MessageType("MDM", "T04", "MDM_T02", "2.6", _MDM, _MDM_SEGMENTS, _MDM_FIELDS),
+)
+
+# hl7-mss 1.6, drim-m-data 7.2: MSH-9.1, MSH-9.2, ORC-1, OBX-11 of the document. The rest is incoherent.
+OPERATIONS: dict[tuple[str, str, str, str], Operation] = {
+    ("ORU", "R01", "NW", "F"): "NW",
+    ("ORU", "R01", "RO", "C"): "RO",
+    ("ORU", "R01", "CA", "D"): "CA",
+    ("MDM", "T02", "NW", "F"): "NW",
+    ("MDM", "T10", "RO", "C"): "RO",
+    ("MDM", "T04", "CA", "D"): "CA",
+}
+SUPPORTED_OPERATIONS: frozenset[Operation] = frozenset({"NW"})
+OPERATION_NAMES: dict[Operation, str] = {"NW": "creation", "RO": "replacement", "CA": "deletion"}
+
+PROCESSING_IDS = frozenset("PTD")  # table 0103
+# MSH-21 of other profiles that reach the same port (hl7-mss 1.3)
+FOREIGN_PROFILES = {"CISIS_CDA_HL7_LPS": "transmission to the LPS", "CISIS_TLR_HL7_V2": "teleradiology"}
+PROFILE = "CISIS_CDA_HL7_V2"
+
+# MSH-18 to a codec (table 0211 and its spellings). UTF-8 is tried first, whatever is declared (hl7-mss 1.10).
+CHARACTER_SETS = {
+    "": "utf-8",
+    "ASCII": "utf-8",
+    "UTF-8": "utf-8",
+    "UTF8": "utf-8",
+    "UNICODE UTF-8": "utf-8",
+    "8859/1": "iso8859-1",
+    "8859/15": "iso8859-15",
+}
+
+# hl7-mss 1.5: flags of MetaDMPMSS that are yes or no, and whether the profile requires them
+FLAGS: dict[str, bool] = {
+    "MASQUE_PS": True,
+    "INVISIBLE_PATIENT": True,
+    "INVISIBLE_REP_LEGAUX": True,
+    "CONNEXION_SECRETE": True,
+    "MODIF_CONF_CODE": True,
+    "DESTDMP": True,
+    "DESTMSSANTEPS": True,
+    "DESTMSSANTEPAT": True,
+    "ACK_RECEPTION": False,
+    "ACK_LECTURE_MSS": False,
+}
+FLAG_ALIASES = {
+    "INVISIBLE_REPRESENTANTS_LEGAUX": "INVISIBLE_REP_LEGAUX",
+    "INVISIBLE_REPRENSANTS_LEGAUX": "INVISIBLE_REP_LEGAUX",
+    "MODIF_CONFIDENTIALITYCODE": "MODIF_CONF_CODE",
+    "ACK_LECTURE": "ACK_LECTURE_MSS",
+}
+FLAG_SYSTEM = "MetaDMPMSS"
+NOT_FLAGS = frozenset({"CORPSMAIL_PS", "CORPSMAIL_PATIENT", "COMP_LOT"})  # mail bodies; version 1.2
+YES_NO = {"Y": True, "N": False}  # table 0136
+
+# table 0357, messageErrorCondition
+ERROR_CONDITIONS = {
+    100: "Segment sequence error",
+    101: "Required field missing",
+    102: "Data type error",
+    103: "Table value not found",
+    198: "Cardinality error",
+    199: "Other HL7 error",
+    200: "Unsupported message type",
+    201: "Unsupported event code",
+    202: "Unsupported processing id",
+    203: "Unsupported version id",
+    207: "Application error",
+}
+# table 0533, applicationErrorCondition
+APPLICATION_CONDITIONS = {
+    900: "Version du document incorrecte lors d'une demande de remplacement/suppression",
+    901: "Auteur non autorisé à remplacer/supprimer le document",
+    902: "Patient inconnu",
+    903: "Absence d'INS dans le document",
+    904: "INS du document différent de celui du message ou du document connu",
+    905: "INS incomplet",
+    906: "Autre",
+}
+# Refusals of the CDA that are syntax (1.8: OBX-5 decodes, is XML, root ClinicalDocument); the others are 207.
+SYNTAX_RULES = frozenset(
+    {"cda-too-large", "cda-doctype", "cda-not-xml", "cda-encoding", "cda-root", "cda-too-complex"}
+)
+# Rules of the CDA with an application code of their own; the others are 906.
+APPLICATION_CODES = {"ins-missing": 903, "ins-traits-incomplete": 905}

@@ -1,0 +1,178 @@
+"""The `drimbox` command: each sub-command translates to one call. Exit status 0 done, 1 refused, 2 wrong usage."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drimbox.adapters import logs
+from drimbox.adapters.signing import UnusableCredential
+from drimbox.bootstrap import Foundation, lay_foundation
+from drimbox.domain.errors import DrimboxError
+from drimbox.entrypoints.archive_cli import archive_app
+from drimbox.entrypoints.configuration import (
+    NoConfiguration,
+    check_configuration,
+    find_configuration,
+    write_template,
+)
+from drimbox.entrypoints.exams_cli import exams_app
+from drimbox.entrypoints.kos_cli import kos_app
+from drimbox.settings import ConfigurationError, Settings, load_settings
+
+app = typer.Typer(
+    name="drimbox",
+    help="DRIMBox: shares the exams of an imaging department in the national DRIM-M mesh.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.add_typer(exams_app, name="exams")
+app.add_typer(kos_app, name="kos")
+app.add_typer(archive_app, name="archive")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Configuration file (else $DRIMBOX_CONFIG, ./drimbox.toml, /etc/drimbox/drimbox.toml)."
+    ),
+]
+
+
+def main() -> None:
+    """Entry of the console script."""
+    try:
+        app()
+    except (ConfigurationError, NoConfiguration, UnusableCredential, DrimboxError) as error:
+        sys.stderr.write(f"drimbox: {error}\n")
+        sys.exit(1)
+
+
+@app.command()
+def serve(config: ConfigOption = None) -> None:
+    """All doors and the worker, supervised, in one terminal; SIGTERM stops cleanly."""
+    from drimbox.entrypoints.supervisor import Supervisor
+
+    path = find_configuration(config)
+    settings = _settings(path, "serve")
+    prepare(settings).database.close()
+    raise typer.Exit(Supervisor(path).run())
+
+
+@app.command()
+def dicom(config: ConfigOption = None) -> None:
+    """The DICOM door: C-ECHO, C-STORE."""
+    from drimbox.entrypoints.dicom import serve_dicom
+
+    _run("dicom", config, serve_dicom)
+
+
+@app.command()
+def mllp(config: ConfigOption = None) -> None:
+    """The HL7v2 door (MLLP): imaging reports."""
+    from drimbox.entrypoints.hl7 import serve_hl7
+
+    _run("mllp", config, serve_hl7)
+
+
+@app.command()
+def web(config: ConfigOption = None) -> None:
+    """The HTTP doors: WADO-RS for partners (public, TLS), reports of the department (internal)."""
+    from drimbox.entrypoints.web import serve_web
+
+    _run("web", config, serve_web)
+
+
+@app.command()
+def worker(config: ConfigOption = None) -> None:
+    """Reconciles what changed and sends what is prepared."""
+    from drimbox.entrypoints.worker import AnotherWorker, run_worker
+
+    try:
+        _run("worker", config, run_worker)
+    except AnotherWorker as error:
+        sys.stderr.write(f"drimbox: {error}\n")
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def simulate(
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Where the test PKI, the state and drimbox.toml go.")
+    ],
+    port_base: Annotated[
+        int | None, typer.Option(min=1024, max=65000, help="First port; free ones by default.")
+    ] = None,
+) -> None:
+    """The outside world on loopback: DMP, Pro Santé Connect, ANS list, BetterStack list. Prints `ready`."""
+    from drimbox.simulators.world import main as run_world
+
+    logs.configure("info", "console", "simulate")
+    raise typer.Exit(run_world(directory, port_base))
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running and print the addresses.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the steps as JSON.")] = False,
+) -> None:
+    """The whole story on one machine, nothing to configure; exit 0 only if every step held."""
+    from drimbox.entrypoints.demo import run_demo
+
+    raise typer.Exit(run_demo(keep=keep, as_json=as_json))
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(help="Where drimbox.toml and the data directories go.")],
+) -> None:
+    """Write a commented drimbox.toml and the directories; never overwrite."""
+    try:
+        written = write_template(directory)
+    except FileExistsError as error:
+        sys.stderr.write(f"drimbox: {error.filename} exists: nothing was written\n")
+        raise typer.Exit(1) from error
+    typer.echo(f"{written}: fill in the lines marked REQUIRED, then: drimbox config check --config {written}")
+
+
+@config_app.command("check")
+def config_check(
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the faults as JSON.")] = False,
+) -> None:
+    """Every fault of the configuration at once; nothing is started."""
+    faults = check_configuration(find_configuration(config))
+    if as_json:
+        typer.echo(json.dumps({"faults": faults}, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(faults) or "the configuration can be used", err=bool(faults))
+    raise typer.Exit(1 if faults else 0)
+
+
+def _settings(path: Path, process: str) -> Settings:
+    settings = load_settings(path)
+    logs.configure(settings.log.level, settings.log.format, process)
+    return settings
+
+
+def prepare(settings: Settings) -> Foundation:
+    """Stores opened, schema at its newest revision."""
+    settings.storage.root.mkdir(parents=True, exist_ok=True)
+    foundation = lay_foundation(settings)
+    foundation.database.migrate()
+    return foundation
+
+
+def _run(process: str, config: Path | None, serve_process: Callable[[Foundation], None]) -> None:
+    foundation = prepare(_settings(find_configuration(config), process))
+    try:
+        serve_process(foundation)
+    finally:
+        foundation.database.close()

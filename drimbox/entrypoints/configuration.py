@@ -1,0 +1,143 @@
+"""Finding, writing and checking the configuration file."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from drimbox.adapters.database import Database
+from drimbox.adapters.signing import CredentialKind, check_credential
+from drimbox.bootstrap import utc_now
+from drimbox.domain.errors import Unavailable
+from drimbox.settings import ConfigurationError, Settings, load_settings
+
+PLACES = (Path("drimbox.toml"), Path("/etc/drimbox/drimbox.toml"))
+ENVIRONMENT = "DRIMBOX_CONFIG"
+
+
+class NoConfiguration(Exception):
+    """No configuration file was given or found."""
+
+
+def find_configuration(given: Path | None) -> Path:
+    """The file to use: given, else $DRIMBOX_CONFIG, else the usual places. Raises `NoConfiguration`."""
+    if given is not None:
+        return given
+    if os.environ.get(ENVIRONMENT):
+        return Path(os.environ[ENVIRONMENT])
+    for place in PLACES:
+        if place.is_file():
+            return place
+    raise NoConfiguration(
+        f"no configuration: give --config FILE, or ${ENVIRONMENT}, or {' or '.join(map(str, PLACES))}"
+    )
+
+
+def write_template(directory: Path) -> Path:
+    """Write DIRECTORY/drimbox.toml, every setting commented, and the data directory. Raises FileExistsError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "drimbox.toml"
+    with path.open("x", encoding="utf-8") as file:
+        file.write("\n".join(_template(directory)) + "\n")
+    (directory / "data").mkdir(exist_ok=True)
+    (directory / "pki").mkdir(exist_ok=True, mode=0o700)
+    return path
+
+
+def _template(directory: Path) -> Iterator[str]:
+    given = {
+        "storage.root": str(directory.resolve() / "data"),
+        "database.url": f"sqlite:///{directory.resolve() / 'data' / 'drimbox.sqlite'}",
+    }
+    yield "# DRIMBox. A line that starts with # shows the default; REQUIRED lines have none and must be filled in."
+    for room, room_field in Settings.model_fields.items():
+        model: Any = room_field.annotation
+        yield from ("", f"# {(model.__doc__ or '').strip()}", f"[{room}]")
+        for key, field in model.model_fields.items():
+            yield from _line(key, field, given.get(f"{room}.{key}"))
+
+
+def _line(key: str, field: FieldInfo, given: str | None) -> Iterator[str]:
+    if given is not None:
+        yield from (f"# {field.description}", f'{key} = "{given}"')
+    elif field.default is PydanticUndefined:
+        yield from (f"# REQUIRED: {field.description}", f"#{key} =")
+    else:
+        yield from (f"# {field.description}", f"#{key} = {toml_value(field.default)}")
+
+
+def toml_value(value: Any) -> str:
+    """A default as TOML writes it (texts, numbers, booleans)."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def check_configuration(path: Path) -> list[str]:
+    """Every fault of the file and of what it names; empty when it can be used. Nothing is started or changed."""
+    try:
+        settings = load_settings(path)
+    except ConfigurationError as error:
+        return error.faults
+    return [*_credential_faults(settings), *_storage_faults(settings), *_port_faults(settings)]
+
+
+def _credential_faults(settings: Settings) -> Iterator[str]:
+    web, dmp, psc = settings.web, settings.dmp, settings.psc
+    credentials = (
+        ("web.certificate", web.certificate, web.key, CredentialKind.SERVER),
+        ("dmp.client_certificate", dmp.client_certificate, dmp.client_key, CredentialKind.CLIENT),
+        ("dmp.signature_certificate", dmp.signature_certificate, dmp.signature_key, CredentialKind.SIGNATURE),
+        ("psc.client_certificate", psc.client_certificate, psc.client_key, CredentialKind.CLIENT),
+    )
+    for name, certificate, key, kind in credentials:
+        for fault in check_credential(certificate, key, kind, utc_now()):
+            yield f"{name}: {fault}"
+    authorities = (
+        ("web.client_authority", web.client_authority),
+        ("dmp.authority", dmp.authority),
+        ("psc.authority", psc.authority),
+    )
+    for name, authority in authorities:
+        for fault in check_credential(authority, None, CredentialKind.AUTHORITY, utc_now()):
+            yield f"{name}: {fault}"
+
+
+def _storage_faults(settings: Settings) -> Iterator[str]:
+    root = settings.storage.root
+    existing = next(place for place in (root, *root.parents) if place.exists())
+    if not os.access(existing, os.W_OK):
+        yield f"storage.root: {existing} cannot be written"
+    try:
+        database = Database(settings.database.url, settings.database.busy_timeout)
+        database.revision()
+        database.close()
+    except (Unavailable, ValueError, ImportError) as error:
+        yield f"database.url: {error}"
+
+
+def _port_faults(settings: Settings) -> Iterator[str]:
+    doors = (
+        ("dicom.port", settings.dicom.host, settings.dicom.port),
+        ("mllp.port", settings.mllp.host, settings.mllp.port),
+        ("web.public_port", settings.web.public_host, settings.web.public_port),
+        ("web.internal_port", settings.web.internal_host, settings.web.internal_port),
+    )
+    seen: dict[int, str] = {}
+    for name, host, port in doors:
+        if port in seen:
+            yield f"{name}: {port} is already the port of {seen[port]}"
+        seen[port] = name
+        try:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
+        except OSError as error:
+            yield f"{name}: {host}:{port} cannot be listened on: {error.strerror}"

@@ -1,0 +1,123 @@
+"""`drimbox exams`: what is known of exams, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from drimbox.bootstrap import Foundation, lay_foundation, utc_now
+from drimbox.entrypoints.configuration import find_configuration
+from drimbox.flow import exams
+from drimbox.settings import load_settings
+
+exams_app = typer.Typer(help="What is known of exams.", no_args_is_help=True)
+
+ConfigOption = Annotated[Path | None, typer.Option(help="Configuration file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+StudyArgument = Annotated[str, typer.Argument(help="Study Instance UID.")]
+
+
+@exams_app.command("list")
+def list_exams(
+    state: Annotated[str | None, typer.Option(help="RECEIVING, SETTLED or WITHDRAWN.")] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Every exam, newest change first."""
+    with _foundation(config) as foundation:
+        rows = exams.list_exams(foundation.transactions, state)
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    table = Table("study", "state", "manifest", "reason", "changed")
+    for row in rows:
+        table.add_row(
+            row["study_instance_uid"], row["state"], row["manifest"], row["reason"] or "", row["changed_at"]
+        )
+    Console().print(table)
+
+
+@exams_app.command("show")
+def show_exam(study: StudyArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """All that is known of one exam, and why it is not published."""
+    with _foundation(config) as foundation, _refusals():
+        exam = exams.show_exam(
+            foundation.transactions, foundation.documents, study, foundation.settings.policy.time_zone
+        )
+    if as_json:
+        typer.echo(json.dumps(exam, ensure_ascii=False))
+        return
+    for line in _lines(exam):
+        typer.echo(line)
+
+
+@exams_app.command("trace")
+def trace_exam(study: StudyArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Everything that happened to one exam, oldest first."""
+    with _foundation(config) as foundation, _refusals():
+        events = exams.trace_exam(foundation.transactions, study)
+    if as_json:
+        typer.echo(json.dumps(events, ensure_ascii=False))
+        return
+    table = Table("at", "event", "from", "to", "actor", "detail")
+    for event in events:
+        detail = json.dumps(event["detail"], ensure_ascii=False)
+        table.add_row(event["at"], event["event"], event["from"], event["to"], event["actor"], detail)
+    Console().print(table)
+
+
+@exams_app.command("release")
+def release_exam(study: StudyArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Try again what was parked or refused."""
+    with _foundation(config) as foundation, _refusals():
+        released = exams.release_exam(foundation.transactions, study, now=utc_now(), actor="operator")
+    typer.echo(json.dumps({"released": released}) if as_json else f"released: {', '.join(released)}")
+
+
+def _lines(exam: dict[str, Any]) -> Iterator[str]:
+    manifest, patient = exam["manifest"], exam["patient"]
+    yield f"study     {exam['study_instance_uid']}"
+    yield f"state     {exam['state']}, {exam['instances']} instances in {exam['series']} series"
+    yield (
+        f"patient   {patient['name']} (INS {patient['ins']}, {patient['oid']})"
+        if patient
+        else "patient   unknown: no report yet"
+    )
+    for report in exam["reports"]:
+        visibility = " ".join(report["confidentiality"])
+        yield f"report    {report['id']} version {report['version']} ({report['operation']}), {visibility}"
+    yield f"manifest  {manifest['status']}" + (f" since {manifest['since']}" if manifest["since"] else "")
+    if manifest["sop_instance_uid"]:
+        yield f"          KOS {manifest['sop_instance_uid']}, entry {manifest['entry_uuid'] or 'not known yet'}"
+    if manifest.get("error"):
+        yield f"          {manifest['error']}"
+    if exam["reason"]:
+        yield f"reason    {exam['reason']}"
+
+
+@contextmanager
+def _foundation(config: Path | None) -> Iterator[Foundation]:
+    foundation = lay_foundation(load_settings(find_configuration(config)))
+    try:
+        yield foundation
+    finally:
+        foundation.database.close()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except exams.UnknownExam as error:
+        typer.echo(f"drimbox: no exam {error} is known here", err=True)
+        raise typer.Exit(1) from error
+    except exams.NothingToRelease as error:
+        typer.echo(f"drimbox: nothing of {error} is parked or refused", err=True)
+        raise typer.Exit(1) from error

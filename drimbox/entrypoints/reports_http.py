@@ -1,0 +1,62 @@
+"""`POST /reports`: a bare CDA from a RIS without HL7; same intake, same answers (design: contract)."""
+
+from __future__ import annotations
+
+import structlog
+from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException
+
+from drimbox.bootstrap import Foundation, make_reception, utc_now
+from drimbox.domain.errors import ReportRefused, Unavailable
+from drimbox.flow.receive_report import Arrival
+
+log = structlog.get_logger(__name__)
+
+PROBLEM = "application/problem+json"
+
+
+def make_reports_app(foundation: Foundation) -> Flask:
+    """The WSGI application of the internal listener."""
+    app = Flask("drimbox")
+    app.config["MAX_CONTENT_LENGTH"] = foundation.settings.web.max_report_bytes
+    app.config["MAX_FORM_MEMORY_SIZE"] = foundation.settings.web.max_report_bytes
+    reception = make_reception(foundation)
+
+    @app.post("/reports")
+    def receive() -> tuple[Response, int]:
+        arrival = Arrival(request.get_data(cache=False), "http", request.remote_addr or "unknown", utc_now())
+        accepted = reception.document(arrival)
+        log.info("report_received", report=accepted.report_id, outcome="replay" if accepted.replay else "new")
+        body = {
+            "id": accepted.document_id,
+            "studies": list(accepted.studies),
+            "replay": accepted.replay,
+            "warnings": [{"rule": v.rule, "message": v.message, "where": v.where} for v in accepted.warnings],
+        }
+        return jsonify(body), 200 if accepted.replay else 201
+
+    @app.errorhandler(ReportRefused)
+    def refused(refusal: ReportRefused) -> tuple[Response, int]:
+        log.warning("report_refused", code=refusal.code)
+        return _problem(422, refusal.code, refusal.reason), 422
+
+    @app.errorhandler(Unavailable)
+    def unavailable(error: Unavailable) -> tuple[Response, int]:
+        log.error("report_not_stored", reason=str(error))
+        response = _problem(503, "unavailable", "The report cannot be kept now: send it again later.")
+        response.headers["Retry-After"] = "30"
+        return response, 503
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> tuple[Response, int]:
+        status = error.code or 500
+        return _problem(status, error.name.lower().replace(" ", "-"), error.description or ""), status
+
+    return app
+
+
+def _problem(status: int, slug: str, detail: str) -> Response:
+    """application/problem+json (RFC 9457), without internals or patient data."""
+    response = jsonify({"type": slug, "title": slug.replace("-", " "), "status": status, "detail": detail})
+    response.content_type = PROBLEM
+    return response

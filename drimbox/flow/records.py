@@ -1,0 +1,117 @@
+"""The rows of the ledger as plain objects; `adapters/ledger.py` maps them to tables.
+
+Times are aware datetimes in UTC. `state` is assigned by `flow/trace.py` only (checked by tests/house).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from drimbox.domain.lifecycle import StudyState, SubmissionState
+
+
+@dataclass(eq=False)
+class Exam:
+    """One study. `revision` grows with every arrival, so that a decision made on old facts is dropped."""
+
+    study_instance_uid: str
+    changed_at: datetime
+    state: str = StudyState.RECEIVING
+    rule: str | None = None
+    reason: str | None = None
+    revision: int = 0
+    last_instance_at: datetime | None = None
+    reconcile_at: datetime | None = None
+
+
+@dataclass(eq=False)
+class ReceivedReport:
+    """A report that was accepted. `cda` and `message` are digests in the document store."""
+
+    id: str
+    document_id: str
+    set_id: str
+    version: int
+    operation: str
+    cda: str
+    received_at: datetime
+    door: str
+    flags: list[str]
+    destined_to_dmp: bool
+    patient_class: str
+    sender: dict[str, str]
+    message: str | None = None
+    current: bool = True
+
+
+@dataclass(eq=False)
+class ReportStudy:
+    """A report documents a study (one report may document several)."""
+
+    report_id: str
+    study_instance_uid: str
+
+
+@dataclass(eq=False)
+class Message:
+    """Everything that entered by a report door, accepted or not, and what was answered."""
+
+    id: str
+    received_at: datetime
+    door: str
+    peer: str
+    control_id: str
+    content: str
+    verdict: str
+    code: str | None = None
+    reason: str | None = None
+    report_id: str | None = None
+
+
+@dataclass(eq=False)
+class Submission:
+    """One lot made for the DMP: frozen bytes (digests in the document store), mutable state."""
+
+    id: str
+    study_instance_uid: str
+    kind: str
+    content_key: str
+    kos_uid: str
+    submission_set_uid: str
+    signature_uid: str
+    kos: str
+    signature: str
+    request: str
+    vihf: str
+    report_id: str
+    patient_ins: str
+    patient_oid: str
+    created_at: datetime
+    since: datetime
+    state: str = SubmissionState.PREPARED
+    replaces_id: str | None = None
+    entry_uuid: str | None = None
+    attempts: int = 0
+    ending: str | None = None  # how the last attempt ended, and how often in a row (`domain/retry.py`)
+    endings: int = 0
+    due_at: datetime | None = None
+    lease_owner: str | None = None
+    lease_until: datetime | None = None
+    last_error: str | None = None
+
+
+@dataclass(eq=False)
+class TraceEntry:
+    """What happened, to what, by whom. `detail` never holds patient data."""
+
+    at: datetime
+    event: str
+    actor: str
+    study_instance_uid: str | None = None
+    submission_id: str | None = None
+    before: str | None = None
+    after: str | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+    id: int | None = None

@@ -1,0 +1,25 @@
+"""A peer is refused before it says anything that could be kept: who, at which door, why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from drimbox.domain.errors import Unavailable
+from drimbox.flow import trace
+from drimbox.flow.ports import Transactions
+
+EVENTS = {"dicom": "ASSOCIATION_REFUSED", "mllp": "CONNECTION_REFUSED"}
+
+
+def trace_refused_peer(
+    transactions: Transactions, door: str, peer: str, reason: str, *, now: datetime, log: Callable[..., Any]
+) -> None:
+    """Trace it; when even that cannot be written, say so in the log (the peer is refused all the same)."""
+    try:
+        with transactions.writing() as transaction:
+            trace.note(transaction, EVENTS[door], at=now, actor=f"{door}:{peer}", reason=reason)
+            transaction.commit()
+    except Unavailable as error:
+        log("refusal_not_traced", door=door, peer=peer, reason=str(error))

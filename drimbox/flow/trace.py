@@ -1,0 +1,48 @@
+"""The only writer of states and events: a state never changes without its row in the trace, in one commit."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from drimbox.domain.lifecycle import Event, advance_study, advance_submission
+from drimbox.flow.ports import Transaction
+from drimbox.flow.records import Exam, Submission, TraceEntry
+
+
+def note(
+    transaction: Transaction,
+    event: str,
+    *,
+    at: datetime,
+    actor: str,
+    study: str | None = None,
+    submission: str | None = None,
+    **detail: Any,
+) -> None:
+    """Write an event that changes no state: an arrival, a refusal, a retrieval."""
+    transaction.ledger.add(TraceEntry(at, event, actor, study, submission, detail=detail))
+
+
+def move_study(
+    transaction: Transaction, exam: Exam, event: Event, *, at: datetime, actor: str, **detail: Any
+) -> None:
+    """Advance a study by the table and trace it. Raises `NoSuchTransition`."""
+    before, exam.state = exam.state, advance_study(exam.state, event)
+    exam.changed_at = at
+    transaction.ledger.add(
+        TraceEntry(at, event, actor, exam.study_instance_uid, None, before, exam.state, detail)
+    )
+
+
+def move_submission(
+    transaction: Transaction, submission: Submission, event: Event, *, at: datetime, actor: str, **detail: Any
+) -> None:
+    """Advance a submission by the table and trace it. Raises `NoSuchTransition`."""
+    before, submission.state = submission.state, advance_submission(submission.state, event)
+    submission.since = at
+    transaction.ledger.add(
+        TraceEntry(
+            at, event, actor, submission.study_instance_uid, submission.id, before, submission.state, detail
+        )
+    )

@@ -1,0 +1,184 @@
+"""The ecosystem's own reports and messages: read whole, facts as documented (drim-m-data 7, 8; cda-and-xds 1, 2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lxml import etree
+
+from drimbox.domain.cda import read_cda
+from drimbox.domain.hl7v2 import MessageRefused, ReportMessage, read_message
+from drimbox.domain.identifiers import Identifier
+from drimbox.domain.report import Report
+from fixtures.reports import ReportSpec, make_cda
+
+INS = Identifier("1.2.250.1.213.1.4.10", "279035121518989")
+FILLED = {
+    "{{applicationSupplier}}": "RIS",
+    "{{facilitySupplier}}": "CENTRE",
+    "{{applicationReceiver}}": "DRIMBOX",
+    "{{facilityReceiver}}": "CENTRE",
+    "{{idMessage}}": "20261114093000123",
+}
+
+
+def report(official: Path, name: str, *, warnings: set[str]) -> Report:
+    reading = read_cda((official / "cda" / name).read_bytes(), time_zone="Europe/Paris")
+    assert {v.rule for v in reading.violations} == warnings
+    assert reading.report is not None
+    return reading.report
+
+
+def message(official: Path, name: str, *, fill: bool = True) -> ReportMessage:
+    data = (official / "hl7" / name).read_bytes()
+    for placeholder, value in FILLED.items() if fill else ():
+        data = data.replace(placeholder.encode(), value.encode())
+    return read_message(data, operations={"NW", "RO", "CA"})
+
+
+def carried(found: ReportMessage) -> Report:
+    reading = read_cda(found.cda, time_zone="Europe/Paris")
+    assert reading.report is not None, reading.violations
+    return reading.report
+
+
+def studies(found: Report) -> list[str]:
+    return [s.StudyInstanceUID for s in found.studies]
+
+
+@pytest.mark.parametrize("fill", [True, False])
+def test_cr_j_oru(official: Path, fill: bool) -> None:
+    found = message(official, "CR_J-ORU.hl7", fill=fill)
+    assert (found.operation, found.ins, found.patient_class) == ("NW", INS, "I")
+    assert found.local_ids == (Identifier("1.2.250.1.213.4.5.2.4", "IPP101"),)
+    assert found.header.control_id == ("20261114093000123" if fill else "{{idMessage}}")
+    assert found.warnings == ()
+    assert found.flags["DESTDMP"] is True
+    assert found.flags["INVISIBLE_PATIENT"] is True
+    assert found.sender is not None
+    assert found.sender.person == Identifier("1.2.250.1.71.4.2.1", "801234564895")
+    inside = carried(found)
+    assert studies(inside) == ["1.2.250.1.213.4.5.2.1.111"]
+    assert [o.accessions[0].extension for o in inside.orders] == ["ACN111"]
+    assert [o.placer.extension for o in inside.orders if o.placer] == ["OPN111"]
+    assert inside.patient.ins is not None
+    assert inside.patient.ins.value == INS.extension
+    assert inside.patient.local_ids == found.local_ids
+    assert (inside.patient.birth_family, inside.patient.birth_given) == ("PAT-TROIS", "DOMINIQUE")
+
+
+def test_cr_g1_maj_mdm_replaces(official: Path) -> None:
+    found = message(official, "CR_G1_MAJ-MDM.hl7")
+    assert (found.operation, found.document_id, found.parent_id) == (
+        "RO",
+        "1.2.250.1.213.4.5.4.4072",
+        "1.2.250.1.213.4.5.4.407",
+    )
+    assert found.flags["MODIF_CONF_CODE"] is True
+    inside = carried(found)
+    assert str(inside.id) == found.document_id
+    assert [str(i) for i in inside.replaces] == [found.parent_id]
+    assert inside.version == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "document"),
+    [
+        ("01_mdm_t02_img_init_v21.er7", "NW", "71024000081"),
+        ("02_mdm_t10_img_replace_v21.er7", "RO", "71024000082"),
+        ("03_mdm_t04_img_delete_v21.er7", "CA", "71024000082"),
+    ],
+)
+def test_er7_messages(official: Path, name: str, operation: str, document: str) -> None:
+    """LF terminators, base64 without padding, a stray component in TXA-12, old flags of a full-size report."""
+    found = message(official, name)
+    assert (found.operation, found.header.control_id) == (operation, "015")
+    assert found.document_id == f"1.2.250.1.71.4.2.2.120456789.{document}"
+    assert found.sender is not None
+    inside = carried(found)
+    assert str(inside.id) == found.document_id
+    assert studies(inside) == ["1.3.6.1.4.1.5962.99.1.3711725607.829148806.1687338938407.3.0"]
+    assert inside.orders[0].accessions == (Identifier("1.2.840.113619.6.197", "7252295367250056"),)
+    assert inside.effective_time.digits == "20050411103328"
+    assert inside.authors[0].time is not None
+    assert inside.authors[0].time.at.microsecond == 827_000
+
+
+def test_the_deletion_of_an_exam_is_another_message(official: Path) -> None:
+    with pytest.raises(MessageRefused) as refused:
+        message(official, "CR_W_Suppression-OMI.hl7")
+    assert (refused.value.ack, refused.value.error, refused.value.header.control_id) == ("AE", 200, "001")
+
+
+def test_cr_f_two_studies_two_accessions(official: Path) -> None:
+    found = report(official, "CR_F.xml", warnings={"modality-alias"})
+    assert studies(found) == ["1.2.250.1.213.4.5.2.1.106", "1.2.250.1.213.4.5.2.1.107"]
+    assert [o.accessions[0].extension for o in found.orders] == ["ACN106", "ACN107"]
+    assert {m.code for s in found.studies for m in s.modalities} == {"MR"}
+    assert {r.code for s in found.studies for r in s.regions} == {"61685007"}
+    assert found.studies[0].ccam is not None
+    assert found.studies[0].ccam.code == "NZQN001"
+
+
+def test_cr_ok_absent_no_used_name(official: Path) -> None:
+    patient = report(official, "CR_OK_Absent.xml", warnings=set()).patient
+    assert (patient.birth_family, patient.birth_given, patient.birth_given_list) == (
+        "PAT-TROIS",
+        "DOMINIQUE",
+        "DOMINIQUE",
+    )
+    assert (patient.used_family, patient.used_given) == ("", "")
+    assert patient.birth_place == "63220"
+
+
+def test_2023_11(official: Path) -> None:
+    found = report(official, "IMG_CR_IMG_2023.11_CDA-R2-Niveau-1.xml", warnings={"birth-given-missing"})
+    assert studies(found) == [f"1.2.250.1.3.152.235.2.12.18763647{n}" for n in (4, 5, 6)]
+    assert found.patient.birth_given == "DOMINIQUE"
+    assert found.replaces == (Identifier("90E1C8EC-F951-4B26-A305-A34848818DD6"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "last", "accessions"),
+    [
+        ("tc3-IMG_CR_IMG_2024.01.xml", 3, "187636", ["105234751", "105234752"]),
+        ("tc3-IMG_CR_IMG_2024.01_N1.xml", 1, "187635", ["105234751"]),
+    ],
+)
+def test_tc3(official: Path, name: str, level: int, last: str, accessions: list[str]) -> None:
+    """Three studies and a screening act that is none; the CCAM under its newer OID."""
+    found = report(official, name, warnings=set())
+    assert (found.level, found.version) == (level, 2)
+    assert studies(found) == [f"1.2.250.1.925.994044.27.123.{last}{n}" for n in (0, 1, 2)]
+    assert [o.accessions[0].extension for o in found.orders] == accessions
+    assert [c.code for c in found.exam_codes] == ["24727-0", "36235-0", "24979-7"]
+    assert {s.ccam.system for s in found.studies if s.ccam} == {"1.2.250.1.215.300.1"}
+    assert found.patient.birth_given_list == "DOMINIQUE MARIE-LOUISE"
+    assert found.facility is not None
+    assert found.facility.code == "SA08"
+    assert found.practice_setting is not None
+    assert found.practice_setting.code == "AMBULATOIRE"
+
+
+def paths(data: bytes) -> set[str]:
+    """Every element of a document as the names from its root."""
+    root = etree.fromstring(data)
+    names = {
+        e: "/".join(etree.QName(p).localname for p in reversed([e, *e.iterancestors()]))
+        for e in root.iter("*")
+    }
+    return set(names.values())
+
+
+def test_our_synthetic_report_has_the_shape_of_the_official_ones(official: Path) -> None:
+    """Left out on purpose: a second signatory, details of addresses, prefixes, the attending physician's structure."""
+    spec = ReportSpec(used_family="A", used_given="B", replaces=("1.2.250.1.999.7.8",))
+    theirs = paths((official / "cda" / "CR_OK_Absent.xml").read_bytes())
+    missing = {p.removeprefix("ClinicalDocument/") for p in theirs - paths(make_cda(spec))}
+    details = ("/unitID", "/country", "/prefix", "/suffix", "/associatedEntity/code")
+    unexplained = {p for p in missing if not p.endswith(details)}
+    assert {p.split("/")[0] for p in unexplained} <= {"authenticator", "participant"}
+    assert all(
+        "scopingOrganization" in p or "suffix" in p for p in unexplained if p.startswith("participant")
+    )

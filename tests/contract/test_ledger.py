@@ -1,0 +1,159 @@
+"""The ledger on SQLite and PostgreSQL: same rows, same claims, one commit for both rooms, migrations complete."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+
+from dicom_store.archive import Archive
+from dicom_store.index import Base as ImagesBase
+from drimbox.adapters.database import Database
+from drimbox.adapters.ledger import metadata
+from drimbox.adapters.transactions import SqlTransactions
+from drimbox.domain.errors import Unavailable
+from drimbox.domain.lifecycle import Event
+from drimbox.flow import trace
+from drimbox.flow.records import Submission
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+STUDY = "1.2.250.1.999.1.1"
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    database.migrate()
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def transactions(database: Database, tmp_path: Path) -> SqlTransactions:
+    return SqlTransactions(database, Archive(tmp_path / "images", 0))
+
+
+def submission(name: str, due: datetime = NOW) -> Submission:
+    return Submission(
+        id=name, study_instance_uid=STUDY, kind="publish", content_key="k", kos_uid=f"2.25.{name}",
+        submission_set_uid=f"1.2.3.{name}", signature_uid="2.25.9", kos="a", signature="b", request="c", vihf="{}",
+        report_id="r", patient_ins="279035121518989", patient_oid="1.2.250.1.213.1.4.10",
+        created_at=NOW, since=NOW, due_at=due,
+    )  # fmt: skip
+
+
+def test_migrations_make_exactly_the_tables_of_the_code(database: Database) -> None:
+    database.migrate()  # again: harmless
+    with database.engine.connect() as connection:
+        for tables in (metadata, ImagesBase.metadata):
+            context = MigrationContext.configure(
+                connection,
+                opts={
+                    "include_name": lambda name, kind, _parents, tables=tables: (
+                        kind != "table" or name in tables.tables
+                    )
+                },
+            )
+            assert compare_metadata(context, tables) == []
+    current, newest = database.revision()
+    assert current == newest
+
+
+def test_nothing_is_kept_without_commit(transactions: SqlTransactions) -> None:
+    with transactions.writing() as transaction:
+        transaction.ledger.exam_for_update(STUDY, NOW)
+    with transactions.reading() as transaction:
+        assert transaction.ledger.exam(STUDY) is None
+
+
+def test_a_state_and_its_trace_come_in_one_commit(transactions: SqlTransactions) -> None:
+    with transactions.writing() as transaction:
+        exam = transaction.ledger.exam_for_update(STUDY, NOW)
+        trace.move_study(transaction, exam, Event.STUDY_QUIET, at=NOW, actor="test", why="quiet")
+        transaction.commit()
+    with transactions.reading() as transaction:
+        exam_again = transaction.ledger.exam(STUDY)
+        assert exam_again is not None
+        assert (exam_again.state, exam_again.changed_at) == ("SETTLED", NOW)
+        (entry,) = transaction.ledger.trace_of(STUDY)
+        assert (entry.event, entry.before, entry.after, entry.detail) == (
+            "STUDY_QUIET",
+            "RECEIVING",
+            "SETTLED",
+            {"why": "quiet"},
+        )
+        assert entry.at == NOW
+
+
+def test_claimable_is_what_waits_and_is_due(transactions: SqlTransactions) -> None:
+    with transactions.writing() as transaction:
+        transaction.ledger.add(submission("1", NOW + timedelta(minutes=1)))
+        transaction.ledger.add(submission("2"))
+        transaction.commit()
+    with transactions.writing() as transaction:
+        first = transaction.ledger.claimable(NOW)
+        assert first is not None
+        assert first.id == "2"
+        trace.move_submission(transaction, first, Event.CLAIMED, at=NOW, actor="test")
+        transaction.commit()
+    with transactions.writing() as transaction:
+        assert transaction.ledger.claimable(NOW) is None
+        assert [s.id for s in transaction.ledger.leased()] == ["2"]
+        later = transaction.ledger.claimable(NOW + timedelta(minutes=2))
+        assert later is not None
+        assert later.id == "1"
+
+
+def test_two_processes_make_one_exam(transactions: SqlTransactions) -> None:
+    """The same study by several associations at once: one row, every revision counted."""
+    failures: list[BaseException] = []
+
+    def arrive() -> None:
+        try:
+            for _ in range(5):
+                with transactions.writing() as transaction:
+                    transaction.ledger.exam_for_update(STUDY, NOW).revision += 1
+                    transaction.commit()
+        except BaseException as error:  # noqa: BLE001 shown by the assertion below
+            failures.append(error)
+
+    threads = [threading.Thread(target=arrive) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    with transactions.reading() as transaction:
+        exam = transaction.ledger.exam(STUDY)
+        assert exam is not None
+        assert exam.revision == 20
+
+
+def test_a_database_that_cannot_be_used_is_unavailable(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'absent' / 'drimbox.sqlite'}")
+    with pytest.raises(Unavailable):
+        database.migrate()
+
+
+def test_a_locked_database_is_unavailable_not_a_crash(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'drimbox.sqlite'}", busy_timeout=0.2)
+    database.migrate()
+    with database.writing() as first:
+        first.execute(text("SELECT 1"))
+        with pytest.raises(Unavailable, match="locked"), database.writing() as second:
+            second.execute(text("SELECT 1"))
+    database.close()
+
+
+def test_a_commit_is_durable_on_sqlite(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'drimbox.sqlite'}")
+    with database.engine.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(text("PRAGMA synchronous")).scalar() == 2  # FULL
+    database.close()

@@ -1,0 +1,159 @@
+"""Acknowledgements, field by field (hl7-mss 1.8)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from drimbox.domain.acknowledge import MessageHeader, MessageRefused, acknowledge
+from drimbox.domain.hl7v2 import peek_header, read_message
+from drimbox.domain.hl7v2_grammar import APPLICATION_CONDITIONS, ERROR_CONDITIONS
+from fixtures.reports import make_cda, make_mdm, make_oru
+
+NOW = datetime(2026, 9, 14, 10, 15, 1, tzinfo=UTC)
+ORU = make_oru(make_cda())
+HEADER = peek_header(ORU)
+
+
+def lines(ack: bytes) -> list[list[str]]:
+    text = ack.decode("utf-8")
+    assert text.endswith("\r")
+    assert "\n" not in text
+    return [segment.split("|") for segment in text.removesuffix("\r").split("\r")]
+
+
+def accept(header: MessageHeader) -> list[list[str]]:
+    return lines(acknowledge(header, code="AA", now=NOW, control_id="DBX-1"))
+
+
+def test_acceptance_as_in_the_facts() -> None:
+    ack = acknowledge(HEADER, code="AA", now=NOW, control_id="DBX-900001")
+    assert ack == (
+        b"MSH|^~\\&|DRIMBOX|CENTRE-DEMO|RIS-DEMO|CENTRE-DEMO|20260914101501||ACK^R01^ACK|DBX-900001|T|2.5"
+        b"|||||FRA|UNICODE UTF-8\r"
+        b"MSA|AA|RIS-000901\r"
+    )
+
+
+def test_mdm_echoes_its_event_and_version() -> None:
+    msh = accept(peek_header(make_mdm(make_cda())))[0]
+    assert (msh[8], msh[11]) == ("ACK^T02^ACK", "2.6")
+
+
+def test_applications_and_facilities_are_swapped() -> None:
+    msh = accept(
+        peek_header(ORU.replace(b"|RIS-DEMO|CENTRE-DEMO|DRIMBOX|CENTRE-DEMO|", b"|A&1.2&ISO|B|C|D|"))
+    )[0]
+    assert msh[2:6] == ["C", "D", "A&1.2&ISO", "B"]
+
+
+def test_ours_are_named_when_the_sender_named_nobody() -> None:
+    ack = acknowledge(
+        MessageHeader.unknown(), code="AE", now=NOW, control_id="X", application="A&B", facility="F"
+    )
+    msh, msa = lines(ack)
+    assert msh[2:6] == ["A\\T\\B", "F", "", ""]
+    assert (msh[8], msh[10], msh[11]) == ("ACK", "P", "2.5")
+    assert msa == ["MSA", "AE"]
+
+
+def refuse(**changes: object) -> list[list[str]]:
+    values: dict[str, object] = {
+        "ack": "AE",
+        "error": 102,
+        "location": "OBX^1^5",
+        "reason": "why",
+        "header": HEADER,
+    }
+    return lines(MessageRefused(**(values | changes)).answer(now=NOW, control_id="DBX-2"))  # type: ignore[arg-type]
+
+
+def test_refusal() -> None:
+    msh, msa, err = refuse(code="cda-root")
+    assert msh[8] == "ACK^R01^ACK"
+    assert msa == ["MSA", "AE", "RIS-000901"]
+    assert err == [
+        "ERR",
+        "",
+        "OBX^1^5",
+        "102^Data type error^messageErrorCondition",
+        "E",
+        "",
+        "",
+        "cda-root",
+        "why",
+    ]
+
+
+def test_application_errors_have_their_own_code() -> None:
+    err = refuse(error=207, application_error=900, location="TXA^1^13")[2]
+    assert err[3] == "207^Application error^messageErrorCondition"
+    assert err[5] == f"900^{APPLICATION_CONDITIONS[900]}^applicationErrorCondition"
+
+
+def test_temporary_trouble_is_ar() -> None:
+    _, msa, err = lines(MessageRefused.unavailable(HEADER).answer(now=NOW, control_id="X"))
+    assert msa[1] == "AR"
+    assert err[3].startswith("207^")
+    assert err[5] == ""
+    assert "again" in err[8]
+
+
+def test_reasons_are_escaped_and_short() -> None:
+    err = refuse(reason="a|b^c&d\\e\r\nf" + "x" * 5000)[2]
+    assert err[8].startswith("a\\F\\b\\S\\c\\T\\d\\E\\e  f")
+    assert len(err[8]) < 1100
+
+
+def test_what_is_echoed_can_end_neither_a_segment_nor_a_frame() -> None:
+    header = peek_header(ORU.replace(b"RIS-000901", b"RIS\x1c\n\x0b901" + b"9" * 1000))
+    ack = acknowledge(header, code="AA", now=NOW, control_id="X")
+    assert not set(ack) & {0x0B, 0x1C, 0x0A}
+    assert lines(ack)[1][2].startswith("RIS901")
+    assert len(lines(ack)[1][2]) <= 255
+
+
+def test_other_delimiters_are_used_in_the_answer() -> None:
+    ack = acknowledge(
+        peek_header(ORU.translate(bytes.maketrans(b"|^~\\&", b"#@*!%"))), code="AA", now=NOW, control_id="X"
+    )
+    assert ack.startswith(b"MSH#@*!%#DRIMBOX#")
+    assert b"ACK@R01@ACK" in ack
+
+
+def test_an_acknowledgement_is_never_acknowledged() -> None:
+    with pytest.raises(MessageRefused) as refused:
+        read_message(acknowledge(HEADER, code="AA", now=NOW, control_id="X"))
+    with pytest.raises(ValueError, match="never"):
+        refused.value.answer(now=NOW, control_id="Y")
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "application", "location"),
+    [
+        ("cda-doctype", 102, None, "OBX^1^5"),
+        ("cda-not-xml", 102, None, "OBX^1^5"),
+        ("study-uid-missing", 207, 906, "OBX^1^5"),
+        ("ins-traits-incomplete", 207, 905, "OBX^1^5"),
+        ("ins-missing", 207, 903, "OBX^1^5"),
+        ("904", 207, 904, "PID^1^3"),
+        ("900", 207, 900, "OBX^1^5"),
+        ("999", 207, 906, "OBX^1^5"),
+    ],
+)
+def test_refusals_of_the_document(code: str, error: int, application: int | None, location: str) -> None:
+    found = MessageRefused.of_report(HEADER, code, "why")
+    assert (found.ack, found.error, found.application_error, found.location) == (
+        "AE",
+        error,
+        application,
+        location,
+    )
+    assert found.code == code
+
+
+def test_every_code_has_a_label() -> None:
+    assert set(range(900, 907)) == set(APPLICATION_CONDITIONS)
+    for error in ERROR_CONDITIONS:
+        assert refuse(error=error)[2][3].startswith(f"{error}^")
