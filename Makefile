@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-APT_TEST := dcmtk dicom3tools curl
+APT_TEST := dcmtk dicom3tools curl postgresql
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -16,7 +16,7 @@ demo: $(STAMP) ## The whole story on one machine: PACS, report, DMP, partner
 	$(BIN)/drimbox demo
 
 test: $(STAMP) tools lint ## Lint, types, contracts and every test but the soaks
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile -m "not soak and not bench"
 
 lint: $(STAMP) ## Ruff, mypy strict, import contracts
 	$(BIN)/ruff check .
@@ -33,6 +33,7 @@ soak: $(STAMP) tools ## The long runs
 # What the tests need beyond pip; without root the tests that need it skip and say so.
 tools:
 	@missing=""; for tool in storescu dciodvfy curl; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(APT_TEST) >/dev/null; \
 	elif [ -n "$$missing" ]; then echo "not installed:$$missing (apt-get install $(APT_TEST)); their tests will skip"; fi

@@ -26,7 +26,7 @@ SPARE_CONNECTIONS = 16  # beyond the associations allowed, so that the next ones
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
 
 
-class Conversation(Protocol):
+class Ending(Protocol):
     """What lives as long as one connection."""
 
     def close(self, bytes_read: int) -> None:
@@ -95,7 +95,7 @@ class DicomServer(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdico
     block_on_close = False
     request_queue_size = 128
     idle_timeout: float
-    converse: Callable[[Any], Conversation]
+    converse: Callable[[Any], Ending]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._open = 0

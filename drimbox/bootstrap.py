@@ -72,8 +72,6 @@ class Foundation:
         return Policy(
             policy.ins_authorities,
             policy.ipp_authority,
-            policy.check_ipp,
-            policy.check_accession,
             policy.settle_after,
         )
 

@@ -145,12 +145,6 @@ class PolicySettings(_Room):
         default="",
         description="OID of the IPP domain of the PACS; empty = any local identifier of the report",
     )
-    check_ipp: bool = Field(
-        default=True, description="PatientID of the images must be the IPP (or the INS) of the report"
-    )
-    check_accession: bool = Field(
-        default=True, description="AccessionNumber of the images must be one of the report's"
-    )
     settle_after: Seconds = Field(
         default=60, description="Seconds without a new instance before a study is published"
     )

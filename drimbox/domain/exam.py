@@ -30,8 +30,6 @@ class Policy:
 
     ins_authorities: tuple[str, ...]
     ipp_authority: str
-    check_ipp: bool
-    check_accession: bool
     settle_after: float
 
 
@@ -186,8 +184,6 @@ def _several_patients(facts: ExamFacts, _policy: Policy) -> str | None:
 
 def _ipp(facts: ExamFacts, policy: Policy) -> str | None:
     assert facts.images is not None
-    if not policy.check_ipp:
-        return None
     if not facts.images.PatientIDs or not facts.images.PatientIDs[0]:
         return "the images carry no PatientID: they cannot be tied to the patient of the report"
     patient = facts.reports[0].report.patient
@@ -201,10 +197,8 @@ def _ipp(facts: ExamFacts, policy: Policy) -> str | None:
     )
 
 
-def _accession(facts: ExamFacts, policy: Policy) -> str | None:
+def _accession(facts: ExamFacts, _policy: Policy) -> str | None:
     assert facts.images is not None
-    if not policy.check_accession:
-        return None
     known = {a.extension for order in facts.reports[0].report.orders for a in order.accessions}
     foreign = [a for a in facts.images.AccessionNumbers if a and a not in known]
     if foreign:

@@ -110,12 +110,23 @@ def simulate(
     port_base: Annotated[
         int | None, typer.Option(min=1024, max=65000, help="First port; free ones by default.")
     ] = None,
+    schemas: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Directory of the XDS and ebRS schemas, which the DMP then applies too.",
+        ),
+    ] = None,
+    accept_sha1: Annotated[
+        bool, typer.Option("--accept-sha1", help="The DMP takes SHA-1 signatures (dmp.compatibility).")
+    ] = False,
 ) -> None:
     """The outside world on loopback: DMP, Pro Santé Connect, ANS list, BetterStack list. Prints `ready`."""
     from drimbox.simulators.world import main as run_world
 
     logs.configure("info", "console", "simulate")
-    raise typer.Exit(run_world(directory, port_base))
+    raise typer.Exit(run_world(directory, port_base, schemas=schemas, accept_sha1=accept_sha1))
 
 
 @app.command()

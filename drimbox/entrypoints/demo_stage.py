@@ -92,9 +92,9 @@ def open_stage(directory: Path) -> Iterator[Stage]:
         stage.stop()
 
 
-def start_world(stage: Stage) -> str:
-    """Start the simulators and read where they are."""
-    process = stage.start("simulate", "--dir", str(stage.directory))
+def start_world(stage: Stage, *options: str) -> str:
+    """Start the simulators and read where they are; `options` of `drimbox simulate`."""
+    process = stage.start("simulate", "--dir", str(stage.directory), *options)
     assert process.stdout is not None
     if process.stdout.readline().strip() != "ready":
         raise StepFailed("the simulators did not start")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import structlog
 
 from dicom_store.archive import ImageWriter
+from dicom_store.conversation import Peer, StoreRequest
 from dicom_store.header import read_header
 from dicom_store.paths import InvalidUID, check_uid
-from dicom_store.scp import DicomDoor, Peer, StoreRequest
+from dicom_store.scp import DicomDoor
 from dicom_store.status import Outcome, StoreRefused
 from drimbox.bootstrap import Foundation, utc_now
 from drimbox.domain.errors import Unavailable

@@ -136,7 +136,7 @@ def _cross_check(study: StudySnapshot, report: Report) -> None:
         _refuse("the report does not document this study", status=1)
     source = ReportFacts(report, "", "", (), destined_to_dmp=True, patient_class="", sender={})
     facts = ExamFacts(study.StudyInstanceUID, study, None, (source,))
-    policy = Policy(tuple(INS_AUTHORITIES), "", check_ipp=True, check_accession=True, settle_after=0)
+    policy = Policy(tuple(INS_AUTHORITIES), "", settle_after=0)
     reasons = [reason for rule in RULES if (reason := rule.broken(facts, policy))]
     if reasons:
         _refuse("\ndrimbox: ".join(reasons), status=1)

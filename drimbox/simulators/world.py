@@ -59,11 +59,20 @@ PLACES = {
 class World:
     """Every simulator, listening between `start()` and `stop()`; also a context manager.
 
-    `ports`: name (see `ports.PORTS`) to port. `port_base` None: free ports, others at each start.
+    `ports`: name (see `ports.PORTS`) to port. `port_base` None: free ports, others at each start. `schemas`:
+    directory of the XDS and ebRS schemas that the DMP also applies; `accept_sha1`: it takes SHA-1 signatures.
     Raises ValueError for a bad port base, OSError when a port is taken or the directory cannot be written.
     """
 
-    def __init__(self, directory: Path, port_base: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        port_base: int | None = None,
+        *,
+        schemas: Path | None = None,
+        accept_sha1: bool = False,
+    ) -> None:
+        self._schemas, self._accept_sha1 = schemas, accept_sha1
         self.directory = directory.resolve()
         self.ports = assign_ports(port_base)
         self.faults = Faults()
@@ -110,7 +119,14 @@ class World:
 
     def _applications(self, started: datetime) -> dict[str, WSGIApplication]:
         return {
-            "dmp": DmpSimulator(self.pki, self.dmp_state, self.faults, _now),
+            "dmp": DmpSimulator(
+                self.pki,
+                self.dmp_state,
+                self.faults,
+                _now,
+                schemas=self._schemas,
+                accept_sha1=self._accept_sha1,
+            ),
             "psc": ProSanteConnect(self.tokens, self.faults),
             "ans": AnsPublisher(self.pki, self.faults, _now),
             "ans_crl": ClearPublisher(self.pki, _now),
@@ -131,7 +147,9 @@ class World:
         return server
 
 
-def main(directory: Path, port_base: int | None = None) -> int:
+def main(
+    directory: Path, port_base: int | None = None, *, schemas: Path | None = None, accept_sha1: bool = False
+) -> int:
     """Run the world until SIGTERM or SIGINT; writes `ready` when all listen. Returns the exit status."""
     over = threading.Event()
 
@@ -141,7 +159,7 @@ def main(directory: Path, port_base: int | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     try:
-        with World(directory, port_base):
+        with World(directory, port_base, schemas=schemas, accept_sha1=accept_sha1):
             sys.stdout.write("ready\n")
             sys.stdout.flush()
             over.wait()

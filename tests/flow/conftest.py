@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from fixtures.images import StudySpec, make_study
 
 Found = TypeVar("Found")
 SETTLE_SECONDS = 1
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @dataclass
@@ -146,21 +148,37 @@ class Appliance:
         raise AssertionError(f"after {seconds} s: {seen}")
 
 
-def settle_quickly(config: Path) -> None:
+def settle_quickly(text: str) -> str:
     """Tests do not wait as a department does."""
-    text = config.read_text("utf-8")
     assert "settle_after = 2" in text
-    config.write_text(text.replace("settle_after = 2", f"settle_after = {SETTLE_SECONDS}"), "utf-8")
+    return text.replace("settle_after = 2", f"settle_after = {SETTLE_SECONDS}")
 
 
 @pytest.fixture(scope="module")
-def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
-    """An appliance of its own for each module of stories."""
+def edit_config() -> Callable[[str], str]:
+    """The configuration of the simulators, as it is; modules may override it."""
+    return lambda text: text
+
+
+@pytest.fixture(scope="module")
+def appliance(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Appliance]:
+    """An appliance of its own for each module of stories.
+
+    A module may have `SIMULATE` (more options of `drimbox simulate`) and a fixture `edit_config(text) -> text`.
+    """
     if shutil.which("storescu") is None:
         pytest.skip("dcmtk is not installed: apt-get install dcmtk")
+    options = list(getattr(request.module, "SIMULATE", []))
+    official = os.environ.get("DRIMBOX_OFFICIAL_DATA", ROOT.parent / "shared" / "data")
+    if (schemas := Path(official) / "xds-xsd").is_dir():
+        options += ["--schemas", str(schemas)]
+    edit_config = request.getfixturevalue("edit_config")
     with open_stage(tmp_path_factory.mktemp("world")) as stage:
-        start_world(stage)
-        settle_quickly(Path(stage.config))
+        start_world(stage, *options)
+        config = Path(stage.config)
+        config.write_text(edit_config(settle_quickly(config.read_text("utf-8"))), "utf-8")
         start_appliance(stage)
         try:
             yield Appliance(stage)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ SPEC = StudySpec(
     series_uid_pattern="1.2.250.1.213.4.5.2.2.111.20{series}",
     sop_uid_pattern="1.2.250.1.213.4.5.2.3.111.20{series}.3{instance}",
 )
+
+
+MR_SPEC = StudySpec(patient_id="IPP101")
 
 
 def filled(path: Path, control_id: str) -> bytes:
@@ -205,6 +209,23 @@ def test_the_mtom_message_is_what_the_dmp_received(appliance: Any, story: dict[s
     assert [d["Content-Transfer-Encoding"] for d in documents] == ["binary", "binary"]
     kos = appliance.content(story["exam"]["manifest"]["sop_instance_uid"])
     assert kos in raw.content
+
+
+def test_one_report_of_two_exams_gives_two_manifests(appliance: Any, official: Path) -> None:
+    """CR_F: two studies, two accession numbers, modality RM (drim-m-data 12, P5)."""
+    studies = {"1.2.250.1.213.4.5.2.1.106": "ACN106", "1.2.250.1.213.4.5.2.1.107": "ACN107"}
+    answer = appliance.post((official / "cda/CR_F.xml").read_bytes())
+    assert answer.status_code == 201, answer.text
+    assert sorted(answer.json()["studies"]) == sorted(studies)
+    for study, accession in studies.items():
+        spec = replace(MR_SPEC, study_instance_uid=study, accession=accession, series=(SeriesSpec("MR", 2),))
+        appliance.push(appliance.make_exam(spec))
+    for study, accession in studies.items():
+        exam = appliance.published(study)
+        kos = pydicom.dcmread(io.BytesIO(appliance.content(exam["manifest"]["sop_instance_uid"])))
+        assert [request.AccessionNumber for request in kos.ReferencedRequestSequence] == [accession]
+        (document,) = appliance.documents(study)
+        assert any(code.startswith("MR^") or code == "MR" for code in document["event_codes"])
 
 
 def test_the_same_again_changes_nothing(appliance: Any, story: dict[str, Any], official: Path) -> None:

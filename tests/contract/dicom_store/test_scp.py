@@ -26,9 +26,10 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import Session
 
 from dicom_store.archive import Archive
+from dicom_store.conversation import Peer, Sink, StoreRequest
 from dicom_store.header import read_header
 from dicom_store.index import Base
-from dicom_store.scp import DicomDoor, Peer, Sink, StoreRequest
+from dicom_store.scp import DicomDoor
 from dicom_store.status import Outcome, StoreRefused
 
 EXPLICIT, IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
@@ -325,7 +326,9 @@ def test_a_refusal_is_answered_with_its_status_and_reason(
     recorder.failure = None
     assert send_raw(association, b"x", "1.2.840.10008.5.1.4.1.1.7", "1.2.3").Status == 0x0000
     association.release()
-    assert [r for r in caplog.records if r.name == "dicom_store.scp" and r.levelno >= logging.ERROR] == []
+    assert [
+        r for r in caplog.records if r.name.startswith("dicom_store.") and r.levelno >= logging.ERROR
+    ] == []
 
 
 def test_an_unexpected_failure_is_answered_and_logged_without_data(
@@ -335,7 +338,9 @@ def test_an_unexpected_failure_is_answered_and_logged_without_data(
     association = associate(door, ("1.2.840.10008.5.1.4.1.1.7", [EXPLICIT]))
     assert send_raw(association, b"x", "1.2.840.10008.5.1.4.1.1.7", "1.2.3").Status == 0x0110
     association.release()
-    (record,) = [r for r in caplog.records if r.name == "dicom_store.scp" and r.levelno >= logging.ERROR]
+    (record,) = [
+        r for r in caplog.records if r.name.startswith("dicom_store.") and r.levelno >= logging.ERROR
+    ]
     assert "RuntimeError" in record.getMessage()
     assert "PAT^ONE" not in caplog.text
     assert_serving(door)

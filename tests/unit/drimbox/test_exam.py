@@ -15,7 +15,7 @@ from drimbox.domain.report import Code, Order, Patient, Report, StudyAct, Timest
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 STUDY = "1.2.250.1.999.1.1"
-POLICY = Policy(("1.2.250.1.213.1.4.10",), "", check_ipp=True, check_accession=True, settle_after=60)
+POLICY = Policy(("1.2.250.1.213.1.4.10",), "", settle_after=60)
 
 PATIENT = Patient(
     ins=Ins("279035121518989", "1.2.250.1.213.1.4.10"),
