@@ -156,6 +156,7 @@ def make_reconciling(foundation: Foundation) -> Reconciling:
         foundation.settings.policy.time_zone,
         utc_now,
         new_id,
+        structlog.get_logger("drimbox.flow.reconcile").error,
     )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from drimbox.domain.identifiers import INS_AUTHORITIES, is_oid
 
@@ -202,6 +202,12 @@ class DmpSettings(_Room):
         default=30, description="Seconds before the first new attempt; doubles each time"
     )
     retry_cap: Seconds = Field(default=600, description="Longest wait between two attempts, in seconds")
+
+    @model_validator(mode="after")
+    def _lease_outlives_the_exchange(self) -> Self:
+        if self.lease <= self.connect_timeout + self.answer_timeout:
+            raise ValueError("lease must be longer than connect_timeout + answer_timeout")
+        return self
 
 
 class PscSettings(_Room):

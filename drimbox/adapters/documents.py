@@ -11,13 +11,9 @@ import re
 import secrets
 from pathlib import Path
 
-from drimbox.domain.errors import Unavailable
+from drimbox.domain.errors import Damaged, Unavailable
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-
-
-class DocumentDamaged(Exception):
-    """The bytes on disk are not the ones that were stored."""
 
 
 class Documents:
@@ -45,18 +41,18 @@ class Documents:
         return digest
 
     def get(self, digest: str) -> bytes:
-        """The bytes of a document. Raises KeyError when unknown, `DocumentDamaged` when they changed."""
+        """The bytes of a document. Raises `Damaged` when they are not there or changed."""
         try:
             data = self._path(digest).read_bytes()
-        except FileNotFoundError:
-            raise KeyError(digest) from None
+        except OSError as error:
+            raise Damaged(f"document {digest} cannot be read: {error.strerror}") from error
         if hashlib.sha256(data).hexdigest() != digest:
-            raise DocumentDamaged(f"document {digest} was changed on disk")
+            raise Damaged(f"document {digest} was changed on disk")
         return data
 
     def _path(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
-            raise KeyError(digest)
+            raise Damaged(f"not the name of a document: {digest[:64]!r}")
         return self._root / digest[:2] / digest
 
     def _check_space(self, size: int) -> None:

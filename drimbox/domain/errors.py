@@ -1,11 +1,12 @@
-"""The two error trees of the product, drawn.
+"""The error trees of the product, drawn.
 
 DrimboxError
 ├── Refused            what they sent is wrong: a code, a reason, what to do (answered at the door, traced)
 │   ├── ReportRefused      the message or its CDA
 │   ├── InstanceRefused    the DICOM instance
 │   └── AccessRefused      a retrieval
-└── Unavailable        we cannot do it now: disk full, database locked; try again later (AR, 0xA700, 503)
+├── Unavailable        we cannot do it now: disk full, database locked; try again later (AR, 0xA700, 503)
+└── Damaged            what we stored is gone or changed on disk: an operator restores it
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class AccessRefused(Refused):
     def __init__(self, code: str, reason: str, status: int) -> None:
         super().__init__(code, reason)
         self.status = status
+
+
+class Damaged(DrimboxError):
+    """Bytes that were stored are missing or changed; nothing is built on them."""
 
 
 class Unavailable(DrimboxError):

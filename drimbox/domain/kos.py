@@ -81,11 +81,11 @@ def build_manifest(
 ) -> Dataset:
     """The manifest of `study`: identity and requests of the report, the rest of the images (drim-m-data 6.1).
 
-    `retrieve_base`: https address before `/studies/...`. `now`: aware; written as local time of `time_zone`
+    `retrieve_base`: address before `/studies/...`. `now`: aware; written as local time of `time_zone`
     (IANA name) with the offset valid at that instant. SpecificCharacterSet is ISO_IR 100, as in every sample,
     when all texts fit in it, else ISO_IR 192. Without any request, the one item of Referenced Request carries
     empty numbers. Raises `ReportRefused` (the report cannot give this manifest: every reason is in the
-    message), ValueError for arguments that are no UIDs, no https base, a naive `now`, or a series UID of
+    message), ValueError for arguments that are no UIDs, no usable base, a naive `now`, or a series UID of
     the study.
     """
     _refuse_unfit(study, report, requests)

@@ -70,12 +70,13 @@ def description(text: str) -> str:
 def retrieve_base(url: str) -> str:
     """The base of Retrieve URLs without its final slash.
 
-    Raises ValueError unless it is https, with a host, without user, query, fragment or blank.
+    Raises ValueError unless it is http(s), with a host, without user, query, fragment or blank. The appliance's own
+    base is https (settings); http is for manifests built by hand, as the ANS samples are.
     """
     parts = urlsplit(url)
     plain = url.isascii() and url.isprintable() and " " not in url and not parts.query and not parts.fragment
-    if parts.scheme != "https" or not _RETRIEVE_HOST.fullmatch(parts.netloc) or not plain:
-        raise ValueError("the Retrieve URL base must be https://host[:port]/path")
+    if parts.scheme not in ("https", "http") or not _RETRIEVE_HOST.fullmatch(parts.netloc) or not plain:
+        raise ValueError("the Retrieve URL base must be https://host[:port]/path, without user or query")
     return url.rstrip("/")
 
 

@@ -161,9 +161,15 @@ def _retrieve_path(kos: KosFile) -> Iterator[Finding]:
 
 def _retrieve_https(kos: KosFile) -> Iterator[Finding]:
     for where, _, series in _series(kos):
-        parts = urlsplit(series.text("RetrieveURL"))
-        if series.text("RetrieveURL") and (parts.scheme != "https" or "@" in parts.netloc):
-            yield where, "must be an https address without user"
+        url = series.text("RetrieveURL")
+        if url and urlsplit(url).scheme != "https":
+            yield where, "is no https address: partners of the mesh will not fetch it"
+
+
+def _retrieve_user(kos: KosFile) -> Iterator[Finding]:
+    for where, _, series in _series(kos):
+        if "@" in urlsplit(series.text("RetrieveURL")).netloc:
+            yield where, "must not carry a user"
 
 
 def _retrieve_base(kos: KosFile) -> Iterator[Finding]:
@@ -252,7 +258,7 @@ PROFILE: tuple[Rule, ...] = (
         ("drim-m-other-ids", "drim-m-data 6.1", _other_ids),
         ("drim-m-request", "drim-m-data 6.1", _request),
         ("drim-m-retrieve-url", "drim-m-data 6.1", _retrieve_path),
-        ("drim-m-retrieve-https", "drim-m-data 6.1", _retrieve_https),
+        ("drim-m-retrieve-user", "drim-m-data 6.1", _retrieve_user),
         ("drim-m-description", "drim-m-data 6.1", _description),
         ("drim-m-key-image-note", "drim-m-data 6.3", _key_image_notes),
         ("time-zone", "PS3.3 C.12.1", _time_zone),
@@ -267,6 +273,7 @@ PROFILE: tuple[Rule, ...] = (
         ("drim-m-root-accession", "drim-m-data 6.1", _root_accession),
         ("drim-m-numbering", "drim-m-data 6.4", _numbering),
         ("drim-m-request-numbers", "drim-m-data 6.1", _request_numbers),
+        ("drim-m-retrieve-https", "dmp-kos-xds 1.7; every ANS sample is http", _retrieve_https),
         ("drim-m-retrieve-base", "drim-m-data 6.1", _retrieve_base),
         ("drim-m-layout", "drim-m-data 6.1", _layout),
         ("drim-m-character-set", "drim-m-data 6.1", _character_set),

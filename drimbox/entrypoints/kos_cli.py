@@ -42,7 +42,9 @@ def build(
     images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Directory of one study.")],
     report: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Its report, a CDA.")],
     out: Annotated[Path, typer.Option(help="File to write; never overwritten.")],
-    base: Annotated[str | None, typer.Option(help="Retrieve URL base (https).")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Retrieve URL base; the configured one by default.")
+    ] = None,
 ) -> None:
     """Make the manifest of a study from its images and its report."""
     settings = _configured()

@@ -80,7 +80,7 @@ class ImageWriter(Protocol):
 
 
 class Documents(Protocol):
-    """Durable documents named by their SHA-256."""
+    """Durable documents named by their SHA-256; `get` raises `errors.Damaged`, `put` `errors.Unavailable`."""
 
     def put(self, data: bytes) -> str: ...
     def get(self, digest: str) -> bytes: ...

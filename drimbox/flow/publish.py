@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from drimbox.domain.errors import Damaged
 from drimbox.domain.identifiers import Ins
 from drimbox.domain.lifecycle import Event, SubmissionState, standing
 from drimbox.domain.retry import Action, RetryPolicy, ending_of
 from drimbox.domain.vihf import VihfIdentity
 from drimbox.domain.xds.outcome import (
     Answer,
+    Exchange,
     Found,
     Lookup,
     NoAnswer,
@@ -70,7 +72,7 @@ class Publishing:
         while count < BATCH and (submission := self._claim()) is not None:
             count += 1
             if submission.state == SubmissionState.SENDING:
-                self._settle_answer(submission, self.dmp.publish(self._lot(submission)))
+                self._settle_answer(submission, self._send(submission))
             else:
                 found = self.dmp.find(submission.kos_uid, VihfIdentity.from_json(submission.vihf))
                 self._settle_lookup(submission, found)
@@ -116,6 +118,13 @@ class Publishing:
             submission.lease_until = now + timedelta(seconds=self.lease)
             transaction.commit()
         return submission
+
+    def _send(self, submission: Submission) -> Answer:
+        try:
+            lot = self._lot(submission)
+        except Damaged as error:  # said to the operator like any other trouble, and tried again once restored
+            return NotSent(Exchange(""), str(error))
+        return self.dmp.publish(lot)
 
     def _lot(self, submission: Submission) -> FrozenLot:
         return FrozenLot(

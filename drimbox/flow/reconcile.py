@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from drimbox.domain.cda import read_cda
-from drimbox.domain.errors import Refused
+from drimbox.domain.errors import Damaged, Refused, Unavailable
 from drimbox.domain.exam import ExamFacts, Policy, ReportFacts, Undecided, Wanted, desired
 from drimbox.domain.lifecycle import OPEN, REPLACEABLE, Event, StudyState, SubmissionState, standing
 from drimbox.flow import trace
@@ -21,6 +22,7 @@ from drimbox.flow.records import Exam, ReceivedReport, Submission
 
 ACTOR = "reconciler"
 BATCH = 20
+JUDGE_AGAIN = timedelta(minutes=5)  # after a look at an exam failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,19 @@ class Reconciling:
     time_zone: str
     clock: Clock
     new_id: Callable[[], str]
+    log: Callable[..., Any]
 
     def run_due(self) -> int:
         """Reconcile every study that is due; returns how many were looked at."""
         with self.transactions.reading() as transaction:
             due = [exam.study_instance_uid for exam in transaction.ledger.due_exams(self.clock(), BATCH)]
         for study in due:
-            self.run(study)
+            try:
+                self.run(study)
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 one exam that cannot be judged must not hold up the others
+                self._give_up(study, error)
         return len(due)
 
     def run(self, study: str) -> None:
@@ -66,6 +74,18 @@ class Reconciling:
             self._settle(seen, _standing(seen.head), now)
         else:
             self._prepare(seen, wanted, now)
+
+    def _give_up(self, study: str, error: Exception) -> None:
+        """Say that this exam cannot be judged, and look again later."""
+        self.log("exam_not_judged", study=study, error=type(error).__name__, exc_info=error)
+        now = self.clock()
+        reason = (
+            str(error) if isinstance(error, Damaged) else f"a defect of the appliance: {type(error).__name__}"
+        )
+        with self.transactions.writing() as transaction:
+            exam = transaction.ledger.exam_for_update(study, now)
+            _note_reason(transaction, exam, Undecided("not-judged", reason, now + JUDGE_AGAIN), now)
+            transaction.commit()
 
     def _look(self, transaction: Transaction, study: str) -> _Seen:
         exam = transaction.ledger.exam(study)

@@ -89,7 +89,7 @@ def _rooms(data: Path, ports: Mapping[str, int], pki: Pki) -> dict[str, dict[str
             "host": HOST,
             "port": ports["appliance_dicom"],
             "ae_title": AE_TITLE,
-            "calling_ae_titles": ["PACS", "STORESCU"],
+            "calling_ae_titles": ["PACS", "STORESCU", "ECHOSCU", "PYNETDICOM"],
         },
         "mllp": {"host": HOST, "port": ports["appliance_mllp"]},
         "web": _web(ports, pki),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from drimbox.adapters.documents import DocumentDamaged, Documents
-from drimbox.domain.errors import Unavailable
+from drimbox.adapters.documents import Documents
+from drimbox.domain.errors import Damaged, Unavailable
 
 
 def test_what_is_put_comes_back(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_unknown_or_crafted_names_find_nothing(tmp_path: Path) -> None:
     documents = Documents(tmp_path / "store")
     (tmp_path / "secret").write_text("x")
     for name in ("0" * 64, "../secret", "", "/etc/passwd"):
-        with pytest.raises(KeyError):
+        with pytest.raises(Damaged):
             documents.get(name)
 
 
@@ -33,7 +33,7 @@ def test_a_changed_document_is_said_damaged(tmp_path: Path) -> None:
     documents = Documents(tmp_path)
     digest = documents.put(b"bytes")
     (tmp_path / digest[:2] / digest).write_bytes(b"other")
-    with pytest.raises(DocumentDamaged):
+    with pytest.raises(Damaged, match="changed"):
         documents.get(digest)
 
 

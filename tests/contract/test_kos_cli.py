@@ -149,7 +149,7 @@ def test_several_studies_and_no_study_are_refused(case: Case, tmp_path: Path) ->
     assert "no DICOM instance" in built.stderr
 
 
-@pytest.mark.parametrize("base", [None, "http://db.example.fr/rs", "db.example.fr"])
+@pytest.mark.parametrize("base", [None, "ftp://db.example.fr/rs", "db.example.fr"])
 def test_without_a_usable_base_the_usage_is_wrong(case: Case, base: str | None) -> None:
     built = case.build(base=base)
     assert built.exit_code == 2

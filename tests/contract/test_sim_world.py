@@ -93,7 +93,7 @@ def test_drimbox_toml_is_a_configuration(world: World) -> None:
     found = described(world.directory)
     assert settings.web.public_url == found["appliance"]["public"]
     assert settings.dicom.port == found["appliance"]["dicom"]["port"]
-    assert settings.dicom.calling_ae_titles == ("PACS", "STORESCU")
+    assert {"PACS", "STORESCU", "ECHOSCU"} <= set(settings.dicom.calling_ae_titles)
     assert settings.policy.settle_after == 2
     assert settings.dmp.lease > settings.dmp.connect_timeout + settings.dmp.answer_timeout
     assert settings.storage.root.is_relative_to(world.directory / "appliance")

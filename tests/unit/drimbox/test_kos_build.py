@@ -443,7 +443,7 @@ def test_every_reason_of_a_refusal_is_given() -> None:
 @pytest.mark.parametrize(
     "base",
     [
-        "http://db.example.fr/rs",
+        "ftp://db.example.fr/rs",
         "https:///rs",
         "https://user@db.example.fr/rs",
         "https://db.example.fr/rs?x=1",
@@ -452,7 +452,7 @@ def test_every_reason_of_a_refusal_is_given() -> None:
         "",
     ],
 )
-def test_retrieve_base_must_be_plain_https(base: str) -> None:
+def test_retrieve_base_must_be_a_plain_address(base: str) -> None:
     with pytest.raises(ValueError, match="Retrieve URL base"):
         build(retrieve_base=base)
 

@@ -237,9 +237,9 @@ ERRORS: list[tuple[str, str, Change]] = [
         _retrieve_url(lambda url: url + "?token=1"),
     ),
     (
-        "drim-m-retrieve-https",
+        "drim-m-retrieve-user",
         "CurrentRequestedProcedureEvidenceSequence[1].ReferencedSeriesSequence[1].RetrieveURL",
-        _retrieve_url(lambda url: url.replace("https", "http")),
+        _retrieve_url(lambda url: url.replace("https://", "https://user@")),
     ),
     ("drim-m-description", "ContentSequence", lambda d: d.ContentSequence.pop(-1)),
     (
@@ -253,6 +253,11 @@ ERRORS: list[tuple[str, str, Change]] = [
 ]
 
 WARNINGS: list[tuple[str, str, Change]] = [
+    (
+        "drim-m-retrieve-https",
+        "CurrentRequestedProcedureEvidenceSequence[1].ReferencedSeriesSequence[1].RetrieveURL",
+        _retrieve_url(lambda url: url.replace("https", "http")),
+    ),
     (
         "value-type-vague",
         "ContentSequence",
