@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from pynetdicom import _config
 from sqlalchemy import create_engine, text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +27,13 @@ def _scrubbed_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if ours and name != "DRIMBOX_OFFICIAL_DATA":
             monkeypatch.delenv(name)
     yield
+
+
+@pytest.fixture(autouse=True)
+def _pynetdicom_as_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pynetdicom's options are process-wide: what one test's door or pusher sets must not reach the next."""
+    for option in ("UNRESTRICTED_STORAGE_SERVICE", "LOG_HANDLER_LEVEL", "STORE_SEND_CHUNKED_DATASET"):
+        monkeypatch.setattr(_config, option, getattr(_config, option))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import JSON, Boolean, Column, Integer, String, Table, Text, or_, select
+from sqlalchemy import JSON, Boolean, Column, Integer, String, Table, Text, exists, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, registry
 
@@ -91,6 +91,7 @@ submission_table = Table(
     Column("report_id", String(36), nullable=False),
     Column("patient_ins", String(15), nullable=False),
     Column("patient_oid", String(64), nullable=False),
+    Column("revision", Integer, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("since", UtcDateTime, nullable=False),
     Column("replaces_id", String(36)),
@@ -209,8 +210,15 @@ class SqlLedger:
         return self._session.scalars(query.with_for_update()).all()
 
     def claimable(self, now: datetime) -> Submission | None:
-        """One submission that waits to be sent, looked up or identified; locked, others skip it."""
-        waits = _LOT.state.in_([SubmissionState.PREPARED, SubmissionState.DOUBTFUL])
+        """One submission that waits to be sent, looked up or identified; locked, others skip it.
+
+        A lot is not sent while something arrived that it was not judged with: it may speak against it.
+        """
+        judged = exists().where(
+            _EXAM.study_instance_uid == _LOT.study_instance_uid, _EXAM.revision == _LOT.revision
+        )
+        sendable = (_LOT.state == SubmissionState.PREPARED) & judged
+        waits = or_(sendable, _LOT.state == SubmissionState.DOUBTFUL)
         nameless = (_LOT.state == SubmissionState.REGISTERED) & _LOT.entry_uuid.is_(None)
         query = (
             select(Submission)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from drimbox.bootstrap import Foundation, lay_foundation, utc_now
 from drimbox.entrypoints.configuration import find_configuration
@@ -36,7 +36,7 @@ def list_exams(
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
         return
-    table = Table("study", "state", "manifest", "reason", "changed")
+    table = Table(Column("study", overflow="fold"), "state", "manifest", "reason", "changed")
     for row in rows:
         table.add_row(
             row["study_instance_uid"], row["state"], row["manifest"], row["reason"] or "", row["changed_at"]

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from drimbox.domain.cda import read_cda
 from drimbox.domain.identifiers import Ins
-from drimbox.domain.lifecycle import MANIFEST_STATUS, SubmissionState
+from drimbox.domain.lifecycle import SubmissionState
 from drimbox.domain.xds.xdm import ArchivedLot
 from drimbox.flow.manifest import local_id_of
 from drimbox.flow.ports import Documents, Transactions
 from drimbox.flow.records import Submission
+
+# README.TXT is read by people: the states that a lot in the archive can have.
+_FRENCH = {
+    SubmissionState.REGISTERED: "publié",
+    SubmissionState.DEPRECATED: "remplacé",
+    SubmissionState.WITHDRAWN: "dépublié",
+}
 
 
 def archived_lots(
@@ -42,5 +49,5 @@ def _archived(
         ins=Ins(lot.patient_ins, lot.patient_oid),
         ipp=local_id_of(report.patient, ipp_authority),
         entry_uuid=lot.entry_uuid,
-        status=MANIFEST_STATUS[SubmissionState(lot.state)],
+        status=_FRENCH[SubmissionState(lot.state)],
     )

@@ -67,11 +67,11 @@ class Reconciling:
             seen = self._look(transaction, study)
         wanted = desired(seen.facts, self.policy, now)
         if isinstance(wanted, Undecided):
-            self._settle(seen, wanted, now)
+            self._hold(seen, wanted, now)
         elif (obstacle := _obstacle(seen.head, wanted)) is not None:
-            self._settle(seen, obstacle, now)
+            self._leave(seen, obstacle, now)
         elif seen.head is not None and seen.head.content_key == wanted.content_key:
-            self._settle(seen, _standing(seen.head), now)
+            self._confirm(seen, seen.head, now)
         else:
             self._prepare(seen, wanted, now)
 
@@ -119,7 +119,7 @@ class Reconciling:
         try:
             lot = self.maker.make(wanted, target.entry_uuid if target else None, now)
         except Refused as refusal:
-            self._settle(seen, Undecided(refusal.code, refusal.reason), now)
+            self._hold(seen, Undecided(refusal.code, refusal.reason), now)
             return
         submission = Submission(
             id=self.new_id(),
@@ -136,6 +136,7 @@ class Reconciling:
             report_id=wanted.source.report_key,
             patient_ins=lot.patient.value,
             patient_oid=lot.patient.oid,
+            revision=seen.revision,
             created_at=now,
             since=now,
             due_at=now,
@@ -145,8 +146,7 @@ class Reconciling:
             exam = self._still(transaction, seen, now)
             if exam is None:
                 return
-            for stale in transaction.ledger.open_submissions(exam.study_instance_uid):
-                trace.move_submission(transaction, stale, Event.SUPERSEDED, at=now, actor=ACTOR)
+            _drop_unsent(transaction, exam, now)
             transaction.ledger.add(submission)
             trace.note(
                 transaction,
@@ -162,19 +162,45 @@ class Reconciling:
             _note_reason(transaction, exam, _standing(submission), now)
             transaction.commit()
 
-    def _settle(self, seen: _Seen, outcome: Undecided, now: datetime) -> None:
+    def _hold(self, seen: _Seen, why: Undecided, now: datetime) -> None:
+        """Nothing may leave now: what is prepared and not sent is dropped, the reason is kept."""
         with self.transactions.writing() as transaction:
             exam = self._still(transaction, seen, now)
             if exam is None:
                 return
-            _note_reason(transaction, exam, outcome, now)
+            _drop_unsent(transaction, exam, now)
+            _note_reason(transaction, exam, why, now)
+            transaction.commit()
+
+    def _confirm(self, seen: _Seen, head: Submission, now: datetime) -> None:
+        """The newest lot is the wanted one, whatever arrived since it was made."""
+        with self.transactions.writing() as transaction:
+            exam = self._still(transaction, seen, now)
+            lot = transaction.ledger.submission(head.id)
+            if exam is None or lot is None:
+                return
+            lot.revision = exam.revision
+            _note_reason(transaction, exam, _standing(lot), now)
+            transaction.commit()
+
+    def _leave(self, seen: _Seen, standing: Undecided, now: datetime) -> None:
+        """The lot before the wanted one must be settled first: only the reason is kept."""
+        with self.transactions.writing() as transaction:
+            exam = self._still(transaction, seen, now)
+            if exam is None:
+                return
+            _note_reason(transaction, exam, standing, now)
             transaction.commit()
 
     def _still(self, transaction: Transaction, seen: _Seen, now: datetime) -> Exam | None:
-        """The exam, if nothing arrived and no lot moved since the look; else None: it is still due."""
+        """The exam, if nothing arrived and no lot moved since the look; else None: it is still due.
+
+        Exam and open lots stay locked, so that nobody claims a lot that is about to be dropped.
+        """
         study = seen.facts.study_instance_uid
         exam = transaction.ledger.exam(study, lock=True)
         assert exam is not None
+        transaction.ledger.open_submissions(study)
         head = _head(transaction.ledger.submissions_of(study))
         if exam.revision != seen.revision or _mark(head) != _mark(seen.head):
             return None
@@ -183,6 +209,12 @@ class Reconciling:
         if exam.state == StudyState.RECEIVING and last is not None and now >= last + quiet_after:
             trace.move_study(transaction, exam, Event.STUDY_QUIET, at=now, actor=ACTOR)
         return exam
+
+
+def _drop_unsent(transaction: Transaction, exam: Exam, now: datetime) -> None:
+    for stale in transaction.ledger.open_submissions(exam.study_instance_uid):
+        if stale.state in REPLACEABLE:
+            trace.move_submission(transaction, stale, Event.SUPERSEDED, at=now, actor=ACTOR)
 
 
 def _head(submissions: Sequence[Submission]) -> Submission | None:

@@ -72,7 +72,10 @@ class Message:
 
 @dataclass(eq=False)
 class Submission:
-    """One lot made for the DMP: frozen bytes (digests in the document store), mutable state."""
+    """One lot made for the DMP: frozen bytes (digests in the document store), mutable state.
+
+    `revision`: that of the exam when the lot was last judged right; it is sent only while they are equal.
+    """
 
     id: str
     study_instance_uid: str
@@ -88,6 +91,7 @@ class Submission:
     report_id: str
     patient_ins: str
     patient_oid: str
+    revision: int
     created_at: datetime
     since: datetime
     state: str = SubmissionState.PREPARED

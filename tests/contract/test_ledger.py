@@ -43,7 +43,7 @@ def submission(name: str, due: datetime = NOW) -> Submission:
     return Submission(
         id=name, study_instance_uid=STUDY, kind="publish", content_key="k", kos_uid=f"2.25.{name}",
         submission_set_uid=f"1.2.3.{name}", signature_uid="2.25.9", kos="a", signature="b", request="c", vihf="{}",
-        report_id="r", patient_ins="279035121518989", patient_oid="1.2.250.1.213.1.4.10",
+        report_id="r", patient_ins="279035121518989", patient_oid="1.2.250.1.213.1.4.10", revision=0,
         created_at=NOW, since=NOW, due_at=due,
     )  # fmt: skip
 
@@ -93,6 +93,7 @@ def test_a_state_and_its_trace_come_in_one_commit(transactions: SqlTransactions)
 
 def test_claimable_is_what_waits_and_is_due(transactions: SqlTransactions) -> None:
     with transactions.writing() as transaction:
+        transaction.ledger.exam_for_update(STUDY, NOW)
         transaction.ledger.add(submission("1", NOW + timedelta(minutes=1)))
         transaction.ledger.add(submission("2"))
         transaction.commit()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -383,6 +384,44 @@ def test_a_second_report_of_another_patient_stops_everything(box: Box) -> None:
     box.work()
     assert box.exam()["rule"] == "reports-disagree"
     assert box.dmp.published == []
+
+
+def test_an_image_of_another_patient_stops_the_lot_that_waits(box: Box) -> None:
+    """At once, not only when the study is quiet again."""
+    box.bring()
+    box.reconciling.run_due()
+    (stranger, *_) = study_datasets(
+        replace(SPEC, patient_id="IPP999", sop_uid_pattern="{study}.9.{series}.{instance}")
+    )
+    box.image(stranger)
+    assert box.publishing.run_due() == 0
+    box.later(61)
+    box.work()
+    assert box.exam()["rule"] == "several-patients"
+    assert box.dmp.published == []
+
+
+def test_an_arrival_that_changes_nothing_lets_the_lot_go(box: Box) -> None:
+    box.bring()
+    box.reconciling.run_due()
+    second = ReportSpec(document_id="1.2.250.1.999.7.9.2")
+    box.reception.document(Arrival(make_cda(second), "http", "test", box.now))
+    box.work()
+    assert "SUPERSEDED" not in box.events()
+    assert box.exam()["manifest"]["status"] == "published"
+
+
+def test_what_arrives_after_a_lot_was_prepared_is_judged_before_it_leaves(box: Box) -> None:
+    """The lot is ready, then a report names another patient: the publisher waits, the lot is dropped."""
+    box.bring()
+    box.reconciling.run_due()
+    other = ReportSpec(document_id="1.2.250.1.999.7.9.2", ins="162018885045327")
+    box.reception.document(Arrival(make_cda(other), "http", "test", box.now))
+    assert box.publishing.run_due() == 0
+    box.work()
+    assert box.dmp.published == []
+    assert "SUPERSEDED" in box.events()
+    assert box.exam()["manifest"]["status"] == "none"
 
 
 def test_the_clock_may_jump_back(box: Box) -> None:

@@ -96,6 +96,7 @@ def upgrade() -> None:
         sa.Column("report_id", sa.String(length=36), nullable=False),
         sa.Column("patient_ins", sa.String(length=15), nullable=False),
         sa.Column("patient_oid", sa.String(length=64), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("since", sa.DateTime(), nullable=False),
         sa.Column("replaces_id", sa.String(length=36), nullable=True),
