@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from drimbox.adapters.https import HttpAnswer, Limits, NothingHeard, NothingSent, post
+from drimbox.adapters.https import HttpAnswer, Limits, NothingHeard, NothingSent, mutual_tls, request
 from drimbox.domain import soap
 from drimbox.domain.mtom import Attachment, package
 from drimbox.domain.signer import Signer
@@ -147,7 +147,9 @@ class Dmp:
         try:
             content_type, body = self._wrap(message, message_id)
             headers = {"Content-Type": content_type, "Accept": "multipart/related, application/soap+xml"}
-            answer = post(message.url, body, headers, context=self._context(), limits=self._limits())
+            answer = request(
+                "POST", message.url, body, headers, context=self._context(), limits=self._limits()
+            )
         except (VihfRefused, _Unready, NothingSent) as error:
             return NotSent(exchange, str(error))
         except NothingHeard as error:
@@ -177,13 +179,9 @@ class Dmp:
     def _context(self) -> ssl.SSLContext:
         endpoint = self.endpoint
         try:
-            context = ssl.create_default_context(cafile=endpoint.authority)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            # an encrypted key fails here instead of asking the terminal for its password
-            context.load_cert_chain(endpoint.client_certificate, endpoint.client_key, password="")
+            return mutual_tls(endpoint.authority, endpoint.client_certificate, endpoint.client_key)
         except OSError as error:  # ssl.SSLError is one
             raise _Unready(f"TLS credentials cannot be used: {error.strerror or error}") from error
-        return context
 
     def _limits(self) -> Limits:
         endpoint = self.endpoint

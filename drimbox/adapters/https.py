@@ -1,4 +1,4 @@
-"""One POST over mutual TLS with a limit on everything: time to connect, time for the whole answer, its size.
+"""One request over mutual TLS with a limit on everything: time to connect, time for the whole answer, its size.
 
 Each call opens its own connection: no answer can be read by another caller, and no stale connection turns a
 request that was never read into a doubt.
@@ -14,6 +14,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -65,10 +66,25 @@ class HttpAnswer:
     body: bytes
 
 
-def post(
-    url: str, body: bytes, headers: Mapping[str, str], *, context: ssl.SSLContext, limits: Limits
+def mutual_tls(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+    """Our certificate towards peers of `authority`, TLS 1.2 at least. Raises OSError when a file cannot be used."""
+    context = ssl.create_default_context(cafile=authority)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # an encrypted key fails here instead of asking the terminal for its password
+    context.load_cert_chain(certificate, key, password="")
+    return context
+
+
+def request(
+    method: str,
+    url: str,
+    body: bytes | None,
+    headers: Mapping[str, str],
+    *,
+    context: ssl.SSLContext,
+    limits: Limits,
 ) -> HttpAnswer:
-    """POST `body`; follows no redirect, uses no proxy, believes no environment variable.
+    """One request; follows no redirect, uses no proxy, believes no environment variable.
 
     `context` carries authorities and client certificate; `certifi` is never consulted. Raises `NothingSent`
     or `NothingHeard`.
@@ -78,7 +94,7 @@ def post(
         session.trust_env = False
         session.mount("https://", _Adapter(context, watchdog))
         try:
-            answer = _exchange(session, url, body, headers, limits)
+            answer = _exchange(session, method, url, body, headers, limits)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _translated(error, watchdog, limits) from error
     if watchdog.expired:  # a connection cut by us looks like the end of a body without a length
@@ -87,12 +103,17 @@ def post(
 
 
 def _exchange(
-    session: requests.Session, url: str, body: bytes, headers: Mapping[str, str], limits: Limits
+    session: requests.Session,
+    method: str,
+    url: str,
+    body: bytes | None,
+    headers: Mapping[str, str],
+    limits: Limits,
 ) -> HttpAnswer:
     timeout = (limits.connect_timeout, limits.answer_timeout)
     sent = {**headers, "Accept-Encoding": "identity", "User-Agent": "drimbox", "Connection": "close"}
-    with session.post(
-        url, data=body, headers=sent, timeout=timeout, stream=True, allow_redirects=False
+    with session.request(
+        method, url, data=body, headers=sent, timeout=timeout, stream=True, allow_redirects=False
     ) as response:
         received = bytearray()
         for chunk in response.iter_content(CHUNK):

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-import requests
-
+from drimbox.adapters.https import HttpAnswer, Limits, NothingHeard, NothingSent, mutual_tls, request
 from drimbox.flow.ports import Clock
 
 WELL_KNOWN = "/.well-known/wallet-openid-configuration"  # not the standard suffix: trust-and-identity 1.1
@@ -109,33 +109,26 @@ class Psc:
 
     def _call(self, method: str, url: str, form: Mapping[str, str] | None) -> Mapping[str, Any]:
         endpoint = self._endpoint
+        body = None if form is None else urlencode(form).encode("ascii")
+        headers = {"Accept": "application/json"}
+        if form is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
         try:
-            with requests.Session() as session:
-                session.trust_env = False
-                with session.request(
-                    method,
-                    url,
-                    data=form,
-                    timeout=endpoint.timeout,
-                    cert=(str(endpoint.client_certificate), str(endpoint.client_key)),
-                    verify=str(endpoint.authority),
-                    allow_redirects=False,
-                    stream=True,
-                ) as answer:
-                    return _read(answer)
-        except (requests.RequestException, OSError, ValueError) as error:
-            raise PscUnavailable(f"{method} {url}: {type(error).__name__}") from error
+            context = mutual_tls(endpoint.authority, endpoint.client_certificate, endpoint.client_key)
+            limits = Limits(endpoint.timeout, endpoint.timeout, MAX_ANSWER_BYTES)
+            answer = request(method, url, body, headers, context=context, limits=limits)
+        except (NothingSent, NothingHeard, OSError) as error:
+            raise PscUnavailable(f"{method} {url}: {error}") from error
+        return _read(url, answer)
 
 
-def _read(answer: requests.Response) -> Mapping[str, Any]:
-    if (
-        answer.status_code != 200
-    ):  # 400/401: our client is refused; 5xx: theirs fails; neither judges the token
-        raise PscUnavailable(f"{answer.url} answered {answer.status_code}")
-    body = answer.raw.read(MAX_ANSWER_BYTES + 1, decode_content=True)
-    if len(body) > MAX_ANSWER_BYTES:
-        raise PscUnavailable(f"{answer.url} answered over {MAX_ANSWER_BYTES} bytes")
-    document = json.loads(body)
+def _read(url: str, answer: HttpAnswer) -> Mapping[str, Any]:
+    if answer.status != 200:  # 400/401: our client is refused; 5xx: theirs fails; neither judges the token
+        raise PscUnavailable(f"{url} answered {answer.status}")
+    try:
+        document = json.loads(answer.body)
+    except ValueError as error:
+        raise PscUnavailable(f"{url} answered no JSON") from error
     if not isinstance(document, dict):
-        raise PscUnavailable(f"{answer.url} answered no JSON object")
+        raise PscUnavailable(f"{url} answered no JSON object")
     return document
