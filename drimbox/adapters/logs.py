@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -30,11 +32,24 @@ def configure(level: str, style: str, process: str) -> None:
     logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a pass that lasts is no news
     for chatty in ("pynetdicom", "uvicorn.access", "alembic", "urllib3", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("pydicom").setLevel(
+        logging.ERROR
+    )  # its warnings quote values, which may be a patient's
+    warnings.showwarning = _say_where
     structlog.configure(
         processors=[*_shared(process), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
+    )
+
+
+def _say_where(
+    _message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+) -> None:
+    """A warning of a library may quote what it read: only its kind and place are logged."""
+    structlog.get_logger(__name__).warning(
+        "library_warning", error=category.__name__, path=f"{Path(filename).name}:{lineno}"
     )
 
 

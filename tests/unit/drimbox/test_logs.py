@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 
 import pytest
 import structlog
+from pydicom import DataElement
 
 from drimbox.adapters import logs
 
@@ -15,9 +17,10 @@ from drimbox.adapters import logs
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, shown = root.handlers[:], root.level, warnings.showwarning
     yield
     root.handlers[:], root.level = handlers, level
+    warnings.showwarning = shown
     structlog.reset_defaults()
 
 
@@ -52,3 +55,14 @@ def test_a_library_line_has_an_action_too(capsys: pytest.CaptureFixture[str]) ->
     first, second = lines(capsys)
     assert (first["action"], first["text"]) == ("library", "something happened")
     assert (second["action"], second["peer"]) == ("mllp_closed", "127.0.0.1")
+
+
+def test_a_value_that_a_library_warns_of_stays_out(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "json", "dicom")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = logs._say_where  # catch_warnings put Python's own in its place
+        DataElement("PatientID", "LO", "PAT-TROIS" * 10)
+    (line,) = lines(capsys)
+    assert (line["action"], line["error"]) == ("library_warning", "UserWarning")
+    assert "PAT-TROIS" not in json.dumps(line)
