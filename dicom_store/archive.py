@@ -1,10 +1,10 @@
-"""Put, find, snapshot, read: segments and index together, under the caller's session and transaction."""
+"""Put, reject, snapshot, read, forget: segments and index together, under the caller's session and transaction."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,14 +12,17 @@ from types import TracebackType
 
 from sqlalchemy.orm import Session
 
-from dicom_store import index_queries
+from dicom_store import index_notes, index_queries, index_studies
+from dicom_store.index_notes import Rejected
 from dicom_store.index_queries import IndexedInstance, Place
+from dicom_store.index_studies import Forgotten
 from dicom_store.instance import InstanceHeader
 from dicom_store.part10 import file_start
+from dicom_store.rejection import KEY_OBJECT_SELECTION, REASONS, RejectionNote, read_note
 from dicom_store.scanner import Buffer
 from dicom_store.segments import Recovered, Segments, SegmentWriter
 from dicom_store.status import Outcome, StoreRefused
-from dicom_store.study import InstanceRef, StudySnapshot
+from dicom_store.study import InstanceRef, KeyImageNote, StudySnapshot
 
 OPEN_SEGMENTS = 8  # per association: one that interleaves more studies begins new segments
 SEGMENT_BYTES = 1024**3  # a longer segment is left for a new one
@@ -31,13 +34,17 @@ def _now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class StoredInstance:
-    """What a retrieval needs of an instance: where its DICOM file of `length` bytes is."""
+    """What a retrieval needs of an instance: where its DICOM file of `length` bytes is.
+
+    `rejected`: code of `rejection.REASONS`, which say whether it may still be served; None = not rejected.
+    """
 
     ref: InstanceRef
     series_uid: str
     segment: str
     offset: int
     length: int
+    rejected: str | None = None
 
 
 class Archive:
@@ -57,45 +64,85 @@ class Archive:
         return ImageWriter(self._segments, source_ae_title)
 
     def recognise(self, session: Session, header: InstanceHeader, data_set_sha256: str) -> Outcome | None:
-        """Before any byte is written: None = not known here, DUPLICATE = kept already, readable.
+        """Before any byte is written: None = to be written and indexed, DUPLICATE = kept already, readable.
 
-        Raises `StoreRefused` (DIFFERENT_BYTES) when the UID is known for something else.
+        None also for what was rejected and comes back by being stored again (`rejection.REASONS`). Raises
+        `StoreRefused` (DIFFERENT_BYTES) when the UID is known for something else.
         """
         known = index_queries.find(session, header.SOPInstanceUID)
         if known is None:
             return None
         _require_same(known, header, data_set_sha256)
+        if _returns(known):
+            return None
         place = known.place
         return Outcome.DUPLICATE if self._segments.holds(place.segment, place.offset, place.length) else None
 
-    def index(self, session: Session, header: InstanceHeader, stored: Place) -> Outcome:
+    @staticmethod
+    def note_of(header: InstanceHeader, data_set: Buffer) -> RejectionNote | KeyImageNote | None:
+        """What an instance says of others, if it is a note. Raises `StoreRefused` as `rejection.read_note`."""
+        if header.SOPClassUID != KEY_OBJECT_SELECTION:
+            return None
+        return read_note(data_set, header.TransferSyntaxUID)
+
+    def index(
+        self,
+        session: Session,
+        header: InstanceHeader,
+        stored: Place,
+        note: RejectionNote | KeyImageNote | None = None,
+    ) -> Outcome:
         """Write the rows of what `ImageWriter.append` stored: STORED, or DUPLICATE when another was first.
 
-        A row whose bytes are lost is pointed to these. Raises `StoreRefused` as `recognise` does; the session
-        stays usable.
+        `note`: what `note_of` says of it; a rejection takes effect by `reject`, in the same transaction. An
+        instance that a note rejected before it came is hidden at once. STORED also when a rejected instance
+        comes back. A row whose bytes are lost is pointed to these. Raises `StoreRefused` as `recognise` does;
+        the session stays usable.
         """
-        if index_queries.add(session, header, stored, self._clock()):
+        now, study, sop = self._clock(), header.StudyInstanceUID, header.SOPInstanceUID
+        describes_study = not isinstance(note, RejectionNote)
+        if index_queries.add(session, header, stored, now, describes_study=describes_study):
+            if note is not None:
+                index_notes.keep_note(session, study, note)
+            index_notes.apply_remembered(session, study, sop, now)
             return Outcome.STORED
         if self.recognise(session, header, stored.data_set_sha256) is Outcome.DUPLICATE:
             return Outcome.DUPLICATE
-        index_queries.move(session, header.SOPInstanceUID, stored)
+        index_queries.move(session, sop, stored)
+        known = index_queries.find(session, sop)
+        if known is not None and _returns(known):
+            index_notes.restore(session, study, sop, now)
         return Outcome.STORED
+
+    @staticmethod
+    def reject(session: Session, note: RejectionNote, at: datetime) -> Rejected:
+        """Hide the instances that a rejection note names: those here now, the others when they arrive.
+
+        Call it in the transaction that indexes the note. Idempotent; the order of notes and instances does not
+        matter (`rejection.REASONS` say which reason counts). Instances that are unknown or purged are no fault.
+        """
+        return index_notes.reject(session, note, at)
 
     def find(self, session: Session, sop_instance_uid: str) -> IndexedInstance | None:
         """One instance, or None."""
         return index_queries.find(session, sop_instance_uid)
 
     def snapshot(self, session: Session, study_instance_uid: str) -> StudySnapshot | None:
-        """What is known of a study, or None."""
-        return index_queries.snapshot(session, study_instance_uid)
+        """What may be shared of a study, or None when nothing of it is here."""
+        return index_studies.snapshot(session, study_instance_uid)
 
     def retrieve(
         self, session: Session, study: str, series: str | None = None, sop: str | None = None
     ) -> list[StoredInstance]:
-        """Instances of a study, a series, or one, by (SeriesNumber, InstanceNumber); empty when unknown."""
-        found = index_queries.select_instances(session, study, series, sop)
+        """Instances of a study, a series, or one, by (SeriesNumber, InstanceNumber); empty when unknown.
+
+        Rejected instances are among them, and say so.
+        """
+        found = index_studies.select_instances(session, study, series, sop)
         return [
-            StoredInstance(i.ref, i.SeriesInstanceUID, i.place.segment, i.place.offset, i.place.length)
+            StoredInstance(
+                i.ref, i.SeriesInstanceUID, i.place.segment, i.place.offset, i.place.length, i.rejected
+            )
             for i in found
         ]
 
@@ -106,6 +153,34 @@ class Archive:
     def recover(self, session: Session) -> list[Recovered]:
         """Settle, at start, what dead processes left: bytes without a row go, rows without bytes are reported."""
         return self._segments.recover(lambda segment: index_queries.known_end(session, segment))
+
+    @staticmethod
+    def forget(session: Session, study: str) -> Forgotten:
+        """Delete the rows of a study; its bytes go by `drop`, once this is committed. Roll back for a dry run.
+
+        What notes reject in it stays known: purged instances that are sent again are hidden again.
+        """
+        return index_studies.forget(session, study)
+
+    def orphans(self, session: Session) -> tuple[str, ...]:
+        """Segments that no row points to: being written now, or left between `forget` and `drop` by a crash."""
+        in_use = index_studies.segments_in_use(session)
+        return tuple(sorted(name for name in self._segments.names() if name not in in_use))
+
+    def drop(self, session: Session, segments: Iterable[str]) -> int:
+        """Delete those of these segments that have no rows and are not being written; bytes freed.
+
+        `session`: of a writing transaction begun after the commit of `forget`, so that every committed row is
+        seen and none is added meanwhile.
+        """
+        return sum(
+            self._segments.drop(segment, lambda name: index_queries.known_end(session, name))
+            for segment in segments
+        )
+
+    def sweep(self, session: Session) -> int:
+        """`drop` every orphan; bytes freed."""
+        return self.drop(session, self.orphans(session))
 
     def close(self) -> None:
         """The process writes no more."""
@@ -158,6 +233,11 @@ class ImageWriter:
         if len(self._open) > OPEN_SEGMENTS:
             self._open.popitem(last=False)[1].close()
         return segment
+
+
+def _returns(known: IndexedInstance) -> bool:
+    """Whether storing it again ends its rejection."""
+    return known.rejected is not None and REASONS[known.rejected].returns_when_stored_again
 
 
 def _require_same(known: IndexedInstance, header: InstanceHeader, data_set_sha256: str) -> None:

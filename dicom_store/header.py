@@ -65,8 +65,8 @@ _CHARACTER_SET = 0x00080005
 WANTED = frozenset({_CHARACTER_SET, *(attribute.tag for attribute in ATTRIBUTES)})
 _UIDS = tuple(attribute for attribute in ATTRIBUTES if attribute.kind is Kind.UID)
 
-
-_ENCODINGS = {
+# Transfer syntaxes that are not explicit VR little endian (PS3.5 10).
+ENCODINGS = {
     IMPLICIT_VR_LITTLE_ENDIAN: Encoding(implicit_vr=True),
     EXPLICIT_VR_BIG_ENDIAN: Encoding(big_endian=True),
 }
@@ -81,7 +81,7 @@ def read_header(
     Raises `HeaderRefused`; its reason lists every fault, by keyword, without values.
     """
     raw = _raw_elements(data_set, transfer_syntax)
-    encodings = _python_encodings(raw.get(_CHARACTER_SET, b""))
+    encodings = python_encodings(raw.get(_CHARACTER_SET, b""))
     values: dict[str, Any] = {
         attribute.keyword: _value(raw.get(attribute.tag, b""), attribute.kind, encodings)
         for attribute in ATTRIBUTES
@@ -97,7 +97,7 @@ def _raw_elements(data_set: Buffer, transfer_syntax: str) -> Mapping[int, bytes]
         check_uid(transfer_syntax)
         if transfer_syntax in DEFLATED:
             data_set = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set, PREFIX_BYTES)
-        encoding = _ENCODINGS.get(transfer_syntax, Encoding())
+        encoding = ENCODINGS.get(transfer_syntax, Encoding())
         try:
             return scan(data_set, encoding, WANTED)
         except Unreadable:
@@ -132,7 +132,7 @@ def _is_uid(value: str) -> bool:
         return False
 
 
-def _python_encodings(value: bytes) -> list[str]:
+def python_encodings(value: bytes) -> list[str]:
     """Python codecs of SpecificCharacterSet (PS3.3 C.12.1.1.2); Latin-1 for terms that nobody defines."""
     terms = [term.strip() for term in value.decode("ascii", "replace").strip("\0 ").split("\\")]
     if any(term not in python_encoding for term in terms):

@@ -1,10 +1,11 @@
-"""Which instances are kept and where: the tables study, series, instance (queries: `index_queries`)."""
+"""Which instances are kept, where, and what notes say of them: the tables (queries: `index_*`)."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKeyConstraint, Index, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, ForeignKeyConstraint, Index, Integer, String, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -88,3 +89,33 @@ class InstanceRow(Base):
     payload_sha256: Mapped[str] = mapped_column(String(64))
     data_set_sha256: Mapped[str] = mapped_column(String(64))
     received_at: Mapped[datetime] = mapped_column(UtcText)
+    rejected_code: Mapped[str | None] = mapped_column(String(16))
+    rejected_at: Mapped[datetime | None] = mapped_column(UtcText)
+
+
+class NoteRow(Base):
+    """An instance that is a note. `kind`: rejection or key-image; `facts`: of a `study.KeyImageNote`, or {}."""
+
+    __tablename__ = "dicom_note"
+
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    facts: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class RejectionRow(Base):
+    """One note rejects one instance, known here or not; kept when the instance is forgotten.
+
+    `met_at`: when the instance was first here and rejected; `ended_at`: when it was stored again and came back.
+    """
+
+    __tablename__ = "dicom_rejection"
+
+    study_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    note_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    code: Mapped[str] = mapped_column(String(16))
+    rejected_at: Mapped[datetime] = mapped_column(UtcText)
+    met_at: Mapped[datetime | None] = mapped_column(UtcText)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcText)

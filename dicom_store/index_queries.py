@@ -1,4 +1,4 @@
-"""Rows of the image index written and read. Never commits.
+"""Rows of instances written and read (notes: `index_notes`; whole studies: `index_studies`). Never commits.
 
 Rows are written with ON CONFLICT DO NOTHING: two associations that bring the same study or the same instance
 at once need neither savepoints nor retries, on SQLite and PostgreSQL alike.
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Row, Table, func, select, update
+from sqlalchemy import Row, Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_store.index import Base, InstanceRow, SeriesRow, StudyRow
 from dicom_store.instance import InstanceHeader
-from dicom_store.study import InstanceRef, SeriesSnapshot, StudySnapshot
+from dicom_store.study import InstanceRef
 
 _INSERTS: Mapping[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
@@ -42,10 +42,22 @@ class IndexedInstance:
     SeriesInstanceUID: str
     place: Place
     received_at: datetime
+    rejected: str | None = None
 
 
-def add(session: Session, header: InstanceHeader, place: Place, received_at: datetime) -> bool:
-    """Write the rows of an instance. False: the SOP Instance UID is there already; its row is as it was."""
+def add(
+    session: Session,
+    header: InstanceHeader,
+    place: Place,
+    received_at: datetime,
+    *,
+    describes_study: bool = True,
+) -> bool:
+    """Write the rows of an instance. False: the SOP Instance UID is there already; its row is as it was.
+
+    The study stays locked until the transaction ends: no rejection passes unseen. `describes_study`: False for
+    an instance whose study-level values do not count.
+    """
     study = {"study_instance_uid": header.StudyInstanceUID}
     series = {**study, "series_instance_uid": header.SeriesInstanceUID}
     study_values = {
@@ -59,10 +71,12 @@ def add(session: Session, header: InstanceHeader, place: Place, received_at: dat
         "series_description": header.SeriesDescription,
         "body_part_examined": header.BodyPartExamined,
     }
+    if not describes_study:
+        study_values = dict.fromkeys(study_values, "")
     _complete(session, StudyRow, study, study_values, {"received_at": received_at})
     _complete(session, SeriesRow, series, series_values, {})
     values = {**series, **_instance_values(header), **_place_values(place), "received_at": received_at}
-    return _insert(session, InstanceRow, values)
+    return insert(session, InstanceRow, values)
 
 
 def move(session: Session, sop_instance_uid: str, place: Place) -> None:
@@ -75,45 +89,13 @@ def find(session: Session, sop_instance_uid: str) -> IndexedInstance | None:
     """The instance of that UID, or None."""
     columns = InstanceRow.__table__.c
     row = session.execute(select(*columns).where(columns.sop_instance_uid == sop_instance_uid)).first()
-    return None if row is None else _indexed(row)
+    return None if row is None else indexed(row)
 
 
 def known_end(session: Session, segment: str) -> int:
     """End of the last indexed record of a segment, in bytes; 0 without any."""
     end = func.max(InstanceRow.payload_offset + InstanceRow.payload_length)
     return int(session.scalar(select(end).where(InstanceRow.segment == segment)) or 0)
-
-
-def snapshot(session: Session, study_instance_uid: str) -> StudySnapshot | None:
-    """Everything known of a study, or None. Identity values that are empty are not listed."""
-    study = session.execute(
-        select(*StudyRow.__table__.c).where(StudyRow.study_instance_uid == study_instance_uid)
-    ).first()
-    rows = _instances(session, study_instance_uid)
-    if study is None or not rows:
-        return None
-    return StudySnapshot(
-        StudyInstanceUID=study_instance_uid,
-        StudyDate=study.study_date,
-        StudyTime=study.study_time,
-        StudyDescription=study.study_description,
-        AccessionNumbers=_distinct(row.accession_number for row in rows),
-        PatientIDs=_distinct(row.patient_id for row in rows),
-        PatientBirthDates=_distinct(row.patient_birth_date for row in rows),
-        series=tuple(_series(session, study_instance_uid, rows)),
-    )
-
-
-def select_instances(
-    session: Session, study: str, series: str | None = None, sop: str | None = None
-) -> list[IndexedInstance]:
-    """Instances of a study, of a series, or one; in the order of the snapshot. Empty when unknown."""
-    order = {row.series_instance_uid: n for n, row in enumerate(_series_rows(session, study))}
-    columns = InstanceRow.__table__.c
-    narrowed = {columns.series_instance_uid: series, columns.sop_instance_uid: sop}
-    rows = _instances(session, study, *(column == uid for column, uid in narrowed.items() if uid is not None))
-    rows.sort(key=lambda row: order[row.series_instance_uid])  # stable: instances stay in their order
-    return [_indexed(row) for row in rows]
 
 
 def _instance_values(header: InstanceHeader) -> dict[str, Any]:
@@ -146,55 +128,28 @@ def _complete(
     table = cast(Table, row_class.__table__)
     columns = table.c
     is_key = [columns[name] == value for name, value in key.items()]
-    row = session.execute(select(*(columns[name] for name in values)).where(*is_key)).first()
+    query = select(*(columns[name] for name in values)).where(*is_key).with_for_update()
+    row = session.execute(query).first()
     if row is None:
-        if _insert(session, row_class, {**key, **values, **extra}):
+        if insert(session, row_class, {**key, **values, **extra}):
             return
-        row = session.execute(select(*(columns[name] for name in values)).where(*is_key)).one()
+        row = session.execute(query).one()
     missing = {name: value for name, value in values.items() if getattr(row, name) in ("", None)}
     missing = {name: value for name, value in missing.items() if value not in ("", None)}
     if missing:
         session.execute(update(table).where(*is_key).values(missing))
 
 
-def _insert(session: Session, row_class: type[Base], values: Mapping[str, Any]) -> bool:
+def insert(session: Session, row_class: type[Base], values: Mapping[str, Any]) -> bool:
+    """Write a row unless its key is there already; whether it was written."""
     table = cast(Table, row_class.__table__)
     statement = _INSERTS[session.get_bind().dialect.name](table).values(values).on_conflict_do_nothing()
     # RETURNING, since the row count of an INSERT is not kept by every driver
     return session.execute(statement.returning(*table.primary_key)).first() is not None
 
 
-def _series_rows(session: Session, study: str) -> list[Row[Any]]:
-    columns = SeriesRow.__table__.c
-    rows = session.execute(select(*columns).where(columns.study_instance_uid == study)).all()
-    return sorted(rows, key=lambda row: (*_number_key(row.series_number), row.series_instance_uid))
-
-
-def _instances(session: Session, study: str, *narrowed: ColumnElement[bool]) -> list[Row[Any]]:
-    columns = InstanceRow.__table__.c
-    rows = session.execute(select(*columns).where(columns.study_instance_uid == study, *narrowed)).all()
-    return sorted(rows, key=lambda row: (*_number_key(row.instance_number), row.sop_instance_uid))
-
-
-def _series(session: Session, study: str, rows: list[Row[Any]]) -> list[SeriesSnapshot]:
-    members: dict[str, list[InstanceRef]] = {}
-    for row in rows:
-        members.setdefault(row.series_instance_uid, []).append(_ref(row))
-    return [
-        SeriesSnapshot(
-            SeriesInstanceUID=series.series_instance_uid,
-            Modality=series.modality,
-            SeriesNumber=series.series_number,
-            SeriesDescription=series.series_description,
-            BodyPartExamined=series.body_part_examined,
-            instances=tuple(members[series.series_instance_uid]),
-        )
-        for series in _series_rows(session, study)
-        if series.series_instance_uid in members
-    ]
-
-
-def _ref(row: Row[Any]) -> InstanceRef:
+def ref_of(row: Row[Any]) -> InstanceRef:
+    """The reference to the instance of a row."""
     return InstanceRef(
         row.sop_instance_uid,
         row.sop_class_uid,
@@ -204,17 +159,16 @@ def _ref(row: Row[Any]) -> InstanceRef:
     )
 
 
-def _indexed(row: Row[Any]) -> IndexedInstance:
+def indexed(row: Row[Any]) -> IndexedInstance:
+    """The instance of a whole row."""
     place = Place(
         row.segment, row.payload_offset, row.payload_length, row.payload_sha256, row.data_set_sha256
     )
-    return IndexedInstance(_ref(row), row.study_instance_uid, row.series_instance_uid, place, row.received_at)
-
-
-def _number_key(number: int | None) -> tuple[bool, int]:
-    """Sorts what has no number last."""
-    return number is None, number or 0
-
-
-def _distinct(values: Any) -> tuple[str, ...]:
-    return tuple(sorted({value for value in values if value}))
+    return IndexedInstance(
+        ref_of(row),
+        row.study_instance_uid,
+        row.series_instance_uid,
+        place,
+        row.received_at,
+        row.rejected_code,
+    )

@@ -20,7 +20,7 @@ Buffer = bytes | bytearray | memoryview
 PREFIX_BYTES = 16 * 1024 * 1024  # what is inflated or given to pydicom at most
 VALUE_BYTES = 4096  # longer values are cut: nothing of ours compares beyond
 
-_UNDEFINED = 0xFFFFFFFF
+UNDEFINED_LENGTH = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _MAX_DEPTH = 256
 _FIRST_TAG, _LAST_TAG, _PIXELS = 0x00080001, 0x00280008, 0x7FE00000
@@ -55,7 +55,7 @@ def scan(data_set: Buffer, encoding: Encoding, wanted: Set[int]) -> dict[int, by
         if tag <= previous or tag < _FIRST_TAG:
             raise Unreadable("tags out of order")
         previous = tag
-        if length == _UNDEFINED:
+        if length == UNDEFINED_LENGTH:
             position = scanner.after_sequence(start, vr, encoding.implicit_vr)
             continue
         position = scanner.after_value(start, length)
@@ -88,7 +88,7 @@ def parse(data_set: Buffer, encoding: Encoding, wanted: Set[int]) -> dict[int, b
 
 def _checked_value(element: RawDataElement, encoding: Encoding) -> bytes:
     value = element.value or b""
-    if element.length != _UNDEFINED and len(value) != element.length:
+    if element.length != UNDEFINED_LENGTH and len(value) != element.length:
         raise Unreadable("the data set ends inside an element")
     if element.VR is None and not encoding.implicit_vr:
         # pydicom forgives this; a file that announces another encoding than it has would mislead every reader
@@ -152,14 +152,14 @@ class _Scanner:
     def _enter_item(self, tag: int, length: int, value: int, levels: list[tuple[int, bool]]) -> int:
         if tag != _ITEM:
             raise Unreadable("something else than an item in a sequence")
-        if length != _UNDEFINED:
+        if length != UNDEFINED_LENGTH:
             return self.after_value(value, length)
         levels.append((_ITEM_END, levels[-1][1]))
         return value
 
     def _enter_element(self, position: int, levels: list[tuple[int, bool]]) -> int:
         _, vr, length, value = self.element(position, levels[-1][1])
-        if length != _UNDEFINED:
+        if length != UNDEFINED_LENGTH:
             return self.after_value(value, length)
         levels.append((_ITEM, self._inner(vr, levels[-1][1])))
         return value

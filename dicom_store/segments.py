@@ -15,20 +15,27 @@ import fcntl
 import hashlib
 import os
 import secrets
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from dicom_store.journal import Journal, abandoned_journals, sync_directory
-from dicom_store.paths import InvalidUID, study_directory
+from dicom_store.paths import study_directory
 from dicom_store.scanner import Buffer
+from dicom_store.segment_record import (
+    HEADER,
+    MAGIC,
+    VERSION,
+    SegmentAbsent,
+    SegmentDamaged,
+    check_record,
+    count_records,
+    is_segment_name,
+)
 from dicom_store.status import Outcome, StoreRefused
 
 CHUNK_BYTES = 256 * 1024
-_HEADER = struct.Struct(">4sHHQ32s")  # magic, version, reserved, payload length, SHA-256 of the payload
-_MAGIC, _VERSION = b"DSEG", 1
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # ELOOP: a symbolic link is not a segment
 _WRITEV_MAX = 512  # buffers given to one call; the kernel takes 1024
@@ -39,14 +46,6 @@ class StorageFull(StoreRefused):
 
     def __init__(self, reason: str = "the storage is full") -> None:
         super().__init__(Outcome.OUT_OF_RESOURCES, reason)
-
-
-class SegmentDamaged(Exception):
-    """Bytes that the index promises are not in their segment."""
-
-
-class SegmentAbsent(SegmentDamaged):
-    """There is no such segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ class Segments:
     def read(self, segment: str, offset: int, length: int, chunk: int = CHUNK_BYTES) -> Iterator[bytes]:
         """The payload at `offset`, `chunk` bytes at a time. Raises `SegmentDamaged` when it is not there."""
         with _opened(self._path(segment), os.O_RDONLY) as descriptor:
-            _check_record(descriptor, offset, length)
+            check_record(descriptor, offset, length)
             end = offset + length
             while offset < end:
                 data = os.pread(descriptor, min(chunk, end - offset), offset)
@@ -104,7 +103,7 @@ class Segments:
         """Whether a record of that length is there whole."""
         try:
             with _opened(self._path(segment), os.O_RDONLY) as descriptor:
-                _check_record(descriptor, offset, length)
+                check_record(descriptor, offset, length)
                 return os.fstat(descriptor).st_size >= offset + length
         except SegmentDamaged:
             return False
@@ -121,6 +120,29 @@ class Segments:
                 journal.remove()
         return [found for found in recovered if found.dropped_bytes or found.damaged]
 
+    def names(self) -> Iterator[str]:
+        """Every segment on disk, those being written included."""
+        for path in self._base.glob("*/*/*/*.seg"):
+            yield path.relative_to(self._base).as_posix()
+
+    def drop(self, segment: str, known_end: Callable[[str], int]) -> int:
+        """Delete a segment without rows; its size in bytes. 0, and nothing done, while it is written or has rows.
+
+        `known_end` is asked under the segment's lock, and must see every row committed by then.
+        """
+        try:
+            path = self._path(segment)
+            with _opened(path, os.O_RDWR) as descriptor:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if known_end(segment):
+                    return 0
+                size = os.fstat(descriptor).st_size
+                path.unlink()
+                sync_directory(path.parent)
+                return size
+        except (BlockingIOError, SegmentAbsent):  # its association is open; or another process was faster
+            return 0
+
     def close(self) -> None:
         """Let go of the journal; the next `recover` settles its segments."""
         self._journal.close()
@@ -134,7 +156,7 @@ class Segments:
                 size = os.fstat(descriptor).st_size
                 if size < kept:
                     return Recovered(segment, size, damaged=f"rows up to byte {kept}, file of {size}")
-                records = _count_records(descriptor, kept, size)
+                records = count_records(descriptor, kept, size)
                 _truncate(descriptor, path, kept)
                 return Recovered(segment, kept, size - kept, records)
         except SegmentAbsent as error:
@@ -146,7 +168,7 @@ class Segments:
     def _path(self, segment: str) -> Path:
         """The file of a segment. Raises `SegmentDamaged` for a name that is not of the layout."""
         path = self._base / segment
-        if not _is_segment_name(segment) or not path.parent.resolve().is_relative_to(self._base.resolve()):
+        if not is_segment_name(segment) or not path.parent.resolve().is_relative_to(self._base.resolve()):
             raise SegmentDamaged("not the name of a segment under the storage root")
         return path
 
@@ -178,7 +200,7 @@ class SegmentWriter:
         for part in parts:
             digest.update(part)
         length = sum(memoryview(part).nbytes for part in parts)
-        header = _HEADER.pack(_MAGIC, _VERSION, 0, length, digest.digest())
+        header = HEADER.pack(MAGIC, VERSION, 0, length, digest.digest())
         try:
             self._require_room(len(header) + length)
             self._create()
@@ -250,14 +272,6 @@ class SegmentWriter:
             self.close()
 
 
-def _is_segment_name(segment: str) -> bool:
-    parts = PurePosixPath(segment).parts
-    try:
-        return len(parts) == 4 and parts[3].endswith(".seg") and study_directory(parts[2]).parts == parts[:3]
-    except InvalidUID:
-        return False
-
-
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
     try:
@@ -270,25 +284,6 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _check_record(descriptor: int, offset: int, length: int) -> None:
-    start = offset - _HEADER.size
-    header = os.pread(descriptor, _HEADER.size, start) if start >= 0 else b""
-    if len(header) != _HEADER.size or _HEADER.unpack(header)[:4] != (_MAGIC, _VERSION, 0, length):
-        raise SegmentDamaged("no record of that length at that place")
-
-
-def _count_records(descriptor: int, position: int, size: int) -> int:
-    """Complete records from `position` on; stops at the first that is torn."""
-    count = 0
-    while position + _HEADER.size <= size:
-        magic, version, _, length, _ = _HEADER.unpack(os.pread(descriptor, _HEADER.size, position))
-        position += _HEADER.size + length
-        if (magic, version) != (_MAGIC, _VERSION) or position > size:
-            break
-        count += 1
-    return count
 
 
 def _truncate(descriptor: int, path: Path, kept: int) -> None:

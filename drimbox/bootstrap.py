@@ -20,13 +20,16 @@ from drimbox.adapters.psc import Psc, PscEndpoint
 from drimbox.adapters.signing import load_signer
 from drimbox.adapters.transactions import SqlTransactions
 from drimbox.domain.exam import Policy
+from drimbox.domain.report_states import StatePolicy
 from drimbox.domain.retry import RetryPolicy
 from drimbox.domain.vihf import VihfSettings
 from drimbox.domain.xds.publication import Publisher, XdsOptions
 from drimbox.flow.manifest import ManifestMaker
+from drimbox.flow.prepare import Preparing
 from drimbox.flow.publish import Publishing
 from drimbox.flow.receive_report import Reception
 from drimbox.flow.reconcile import Reconciling
+from drimbox.flow.settle import Settling
 from drimbox.settings import Settings
 
 
@@ -73,6 +76,7 @@ class Foundation:
             policy.ins_authorities,
             policy.ipp_authority,
             policy.settle_after,
+            policy.thinner_alarm,
         )
 
 
@@ -125,6 +129,7 @@ def make_reception(foundation: Foundation) -> Reception:
         settings.policy.time_zone,
         new_id,
         new_control_id,
+        StatePolicy(settings.policy.orphan_replacement, settings.policy.idempotent_delete),
         settings.mllp.application,
         settings.mllp.facility,
     )
@@ -151,28 +156,28 @@ def make_reconciling(foundation: Foundation) -> Reconciling:
     return Reconciling(
         foundation.transactions,
         foundation.documents,
-        make_manifest_maker(foundation.settings),
+        Preparing(foundation.documents, make_manifest_maker(foundation.settings), new_id),
         foundation.policy,
         foundation.settings.policy.time_zone,
         utc_now,
-        new_id,
         structlog.get_logger("drimbox.flow.reconcile").error,
     )
 
 
 def make_publishing(foundation: Foundation) -> Publishing:
     """What the worker calls for submissions that are due. Raises `UnusableCredential`."""
-    settings = foundation.settings.dmp
+    settings, log = foundation.settings.dmp, structlog.get_logger("drimbox.flow.publish")
+    retry = RetryPolicy(settings.retry_base, settings.retry_cap)
+    actor = f"worker:{node_name()}"
     return Publishing(
         foundation.transactions,
         foundation.documents,
         make_dmp(foundation.settings),
-        RetryPolicy(settings.retry_base, settings.retry_cap),
+        Settling(foundation.documents, retry, actor, random.random, log.critical),
         utc_now,
         node_name(),
         settings.lease,
-        random.random,
-        structlog.get_logger("drimbox.flow.publish").info,
+        log.info,
     )
 
 

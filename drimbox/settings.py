@@ -148,6 +148,19 @@ class PolicySettings(_Room):
     settle_after: Seconds = Field(
         default=60, description="Seconds without a new instance before a study is published"
     )
+    thinner_alarm: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the published instances that may vanish without a known cause; more waits for an operator",
+    )
+    orphan_replacement: bool = Field(
+        default=True,
+        description="A report that replaces one never seen here is taken as a new one; false = refused (AE 207/900)",
+    )
+    idempotent_delete: bool = Field(
+        default=False, description="The withdrawal of an unknown report is answered AA; false = AE 207/906"
+    )
     time_zone: str = Field(default="Europe/Paris", description="Zone of dates without offset")
 
     @field_validator("ins_authorities")
@@ -234,6 +247,17 @@ class WorkerSettings(_Room):
     publishers: int = Field(default=4, ge=1, le=32, description="Submissions sent at once")
 
 
+class ArchiveSettings(_Room):
+    """How long the documents of lots that ended are kept."""
+
+    keep_days: int = Field(
+        default=0,
+        ge=0,
+        description="Days after which `drimbox archive purge` deletes the documents of lots that were replaced, "
+        "unpublished or dropped; 0 = for ever",
+    )
+
+
 class LogSettings(_Room):
     """Structured logs on standard error; never patient data."""
 
@@ -258,6 +282,7 @@ class Settings(_Room):
     dmp: DmpSettings
     psc: PscSettings
     worker: WorkerSettings = WorkerSettings()
+    archive: ArchiveSettings = ArchiveSettings()
     log: LogSettings = LogSettings()
 
 

@@ -2,10 +2,12 @@
 
 A commit is durable when it returns (`synchronous=FULL`): doors answer success only after it. Writing
 transactions take SQLite's write lock at once (BEGIN IMMEDIATE), so that none fails half way; reading ones never.
+The threads of one process queue for it here: SQLite lets those who wait sleep and ask again.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -45,6 +47,8 @@ class Database:
     def __init__(self, url: str, busy_timeout: float = 30.0) -> None:
         self.engine = _engine(url, busy_timeout)
         self._reading = self.engine.execution_options(reading=True)
+        self._busy_timeout = busy_timeout
+        self._writer = threading.Lock() if self.engine.dialect.name == "sqlite" else None
 
     def close(self) -> None:
         """Close every connection."""
@@ -53,7 +57,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A session whose transaction rolls back unless committed. Raises `Unavailable` when locked or full."""
-        with _translated(), Session(self.engine, expire_on_commit=False) as session:
+        with self._turn(), _translated(), Session(self.engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
@@ -61,6 +65,18 @@ class Database:
         """A session that only reads and never waits for a writer."""
         with _translated(), Session(self._reading, expire_on_commit=False) as session:
             yield session
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if self._writer is None:
+            yield
+            return
+        if not self._writer.acquire(timeout=self._busy_timeout):
+            raise Unavailable("the database cannot be used now: other threads of this process write")
+        try:
+            yield
+        finally:
+            self._writer.release()
 
     def migrate(self) -> None:
         """Bring the schema to the newest revision. Raises `Unavailable` when the database cannot be reached."""

@@ -1,6 +1,7 @@
 """Documents on disk, named by the SHA-256 of their bytes: messages, CDAs, manifests, frozen requests, answers.
 
-A document is durable when `put` returns (written aside, fsynced, renamed); it is never changed.
+A document is durable when `put` returns (written aside, fsynced, renamed); it is never changed. Only retention
+(`flow/archive_purge.py`) deletes one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Documents:
     def __init__(self, root: Path, minimum_free_bytes: int = 0) -> None:
         self._root = root
         self._minimum_free_bytes = minimum_free_bytes
+        self._kept: set[Path] = set()  # directories whose own entry this process made durable
 
     def put(self, data: bytes) -> str:
         """Store bytes durably and return their digest; storing them again changes nothing.
@@ -36,6 +38,7 @@ class Documents:
             self._check_space(len(data))
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_durably(path, data)
+            self._keep_directory(path.parent)
         except OSError as error:
             raise Unavailable(f"a document cannot be stored: {error.strerror}") from error
         return digest
@@ -50,10 +53,30 @@ class Documents:
             raise Damaged(f"document {digest} was changed on disk")
         return data
 
+    def forget(self, digest: str) -> bool:
+        """Delete a document for good; False when it was not there.
+
+        Raises `Damaged` for what is no digest, `Unavailable` when it cannot be deleted.
+        """
+        path = self._path(digest)
+        try:
+            path.unlink()
+            _sync_directory(path.parent)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise Unavailable(f"a document cannot be deleted: {error.strerror}") from error
+        return True
+
     def _path(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise Damaged(f"not the name of a document: {digest[:64]!r}")
         return self._root / digest[:2] / digest
+
+    def _keep_directory(self, directory: Path) -> None:
+        if directory not in self._kept:
+            _sync_directory(directory.parent)
+            self._kept.add(directory)
 
     def _check_space(self, size: int) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
@@ -72,9 +95,12 @@ def _write_durably(path: Path, data: bytes) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    for directory in (path.parent, path.parent.parent):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,20 +7,17 @@ request that was never read into a doubt.
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
+import io
 import socket
 import ssl
-import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
 
 CHUNK = 64 * 1024
 # Alerts by which a peer refuses our certificate. In TLS 1.3 they arrive after our handshake is done, but the
@@ -67,7 +64,23 @@ class HttpAnswer:
 
 
 def mutual_tls(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
-    """Our certificate towards peers of `authority`, TLS 1.2 at least. Raises OSError when a file cannot be used."""
+    """Our certificate towards peers of `authority`, TLS 1.2 at least. Raises OSError when a file cannot be used.
+
+    The files are read again as soon as one of them is another than before.
+    """
+    paths = (authority, certificate, key)
+    return _context(*paths, tuple(_identity(path) for path in paths))
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _context(
+    authority: Path, certificate: Path, key: Path, _identities: tuple[tuple[int, ...], ...]
+) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=authority)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # an encrypted key fails here instead of asking the terminal for its password
@@ -86,159 +99,134 @@ def request(
 ) -> HttpAnswer:
     """One request; follows no redirect, uses no proxy, believes no environment variable.
 
-    `context` carries authorities and client certificate; `certifi` is never consulted. Raises `NothingSent`
-    or `NothingHeard`.
+    `context` carries authorities and client certificate. Raises `NothingSent` or `NothingHeard`.
     """
-    watchdog = _Watchdog(limits)
-    with requests.Session() as session, watchdog:
-        session.trust_env = False
-        session.mount("https://", _Adapter(context, watchdog))
-        try:
-            answer = _exchange(session, method, url, body, headers, limits)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise _translated(error, watchdog, limits) from error
-    if watchdog.expired:  # a connection cut by us looks like the end of a body without a length
-        raise NothingHeard(f"no complete answer within {limits.answer_timeout:g} s")
-    return answer
+    place = urlsplit(url)
+    target = f"{place.path or '/'}?{place.query}" if place.query else place.path or "/"
+    connection = _Connection(str(place.hostname), place.port or 443, context, limits)
+    try:
+        return _exchange(connection, method, target, body, headers)
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
+        raise _translated(error, connection.connected, limits) from error
+    finally:
+        connection.hang_up()
 
 
 def _exchange(
-    session: requests.Session,
-    method: str,
-    url: str,
-    body: bytes | None,
-    headers: Mapping[str, str],
-    limits: Limits,
+    connection: _Connection, method: str, target: str, body: bytes | None, headers: Mapping[str, str]
 ) -> HttpAnswer:
-    timeout = (limits.connect_timeout, limits.answer_timeout)
     sent = {**headers, "Accept-Encoding": "identity", "User-Agent": "drimbox", "Connection": "close"}
-    with session.request(
-        method, url, data=body, headers=sent, timeout=timeout, stream=True, allow_redirects=False
-    ) as response:
+    connection.connect()
+    # a peer that stops reading may have said why: if it has not, reading fails as well
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.request(method, target, body=body, headers=sent)
+    with connection.getresponse() as response:
         received = bytearray()
-        for chunk in response.iter_content(CHUNK):
+        while chunk := response.read(CHUNK):
             received += chunk
-            if len(received) > limits.max_answer_bytes:
-                raise NothingHeard(f"the answer is longer than {limits.max_answer_bytes} bytes")
-        return HttpAnswer(response.status_code, response.headers.get("Content-Type", ""), bytes(received))
+            if len(received) > connection.limits.max_answer_bytes:
+                raise NothingHeard(f"the answer is longer than {connection.limits.max_answer_bytes} bytes")
+        _require_complete(response)
+        return HttpAnswer(response.status, response.headers.get("Content-Type", ""), bytes(received))
 
 
-def _translated(error: Exception, watchdog: _Watchdog, limits: Limits) -> Exception:
-    cause = _root_cause(error)
-    if isinstance(cause, ssl.SSLError) and cause.reason in HANDSHAKE_ALERTS:
-        return NothingSent(f"the peer refused our certificate: {cause.reason}")
-    if not watchdog.connected:
-        late = f"no connection within {limits.connect_timeout:g} s"
-        return NothingSent(late if watchdog.expired else _words(cause))
-    if watchdog.expired or isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError):
-        return NothingHeard(f"no complete answer within {limits.answer_timeout:g} s")
-    return NothingHeard(_words(cause))
+def _require_complete(response: http.client.HTTPResponse) -> None:
+    """Reading by chunks, `http.client` takes the end of the connection for the end of the body."""
+    if response.length:
+        raise http.client.IncompleteRead(b"", response.length)
 
 
-def _root_cause(error: BaseException) -> BaseException:
-    """The system's, TLS or HTTP error inside the wrappers of requests and urllib3, else the innermost one."""
-    for _ in range(10):
-        if isinstance(error, http.client.HTTPException) or _is_of_the_system(error):
-            break
-        nested = [*error.args, getattr(error, "reason", None), error.__cause__]
-        error = next((cause for cause in nested if isinstance(cause, BaseException)), error)
-    return error
+def _translated(error: Exception, connected: bool, limits: Limits) -> Exception:
+    if isinstance(error, ssl.SSLError) and error.reason in HANDSHAKE_ALERTS:
+        return NothingSent(f"the peer refused our certificate: {error.reason}")
+    late = isinstance(error, TimeoutError)
+    if not connected:
+        return NothingSent(f"no connection within {limits.connect_timeout:g} s" if late else _words(error))
+    return NothingHeard(f"no complete answer within {limits.answer_timeout:g} s" if late else _words(error))
 
 
-def _is_of_the_system(error: BaseException) -> bool:
-    return isinstance(error, OSError) and not isinstance(error, requests.RequestException)
-
-
-def _words(cause: BaseException) -> str:
+def _words(error: Exception) -> str:
     """What the system or the TLS library says; of other causes the kind only: they may quote the peer."""
-    if _is_of_the_system(cause):
-        return f"{type(cause).__name__}: {getattr(cause, 'strerror', None) or cause}"[:200]
-    if isinstance(cause, http.client.HTTPException | urllib3.exceptions.HTTPError):
-        return f"not HTTP, or cut: {type(cause).__name__}"
-    return type(cause).__name__
+    if isinstance(error, http.client.HTTPException):
+        return f"not HTTP, or cut: {type(error).__name__}"
+    if isinstance(error, OSError):
+        return f"{type(error).__name__}: {error.strerror or error}"[:200]
+    return type(error).__name__
 
 
-class _Watchdog:
-    """Cuts the TCP connection when its time is over: the timeouts of sockets are per read."""
+class _TimedReader(io.RawIOBase):
+    """Reads of a TLS socket that end together: the timeouts of sockets are per call."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._socket: socket.socket | None = None
-        self._timer: threading.Timer | None = None
-        self.connected = False
-        self.expired = False
+    def __init__(self, sock: ssl.SSLSocket, deadline: float) -> None:
+        super().__init__()
+        self._socket, self._deadline = sock, deadline
 
-    def __enter__(self) -> _Watchdog:
-        return self
+    def readable(self) -> bool:
+        return True
 
-    def __exit__(self, *_: object) -> None:
-        self._disarm()
-        if self._socket is not None:
-            self._socket.close()
-
-    def opened(self, sock: socket.socket) -> None:
-        """A TCP connection is open: the TLS handshake has `connect_timeout`."""
-        self._socket = sock.dup()  # the original changes hands when TLS wraps it
-        self._arm(self._limits.connect_timeout)
-
-    def secured(self) -> None:
-        """The handshake is done: request and answer have `answer_timeout` together."""
-        self._disarm()
-        self.connected = True
-        self._arm(self._limits.answer_timeout)
-
-    def _arm(self, seconds: float) -> None:
-        self._timer = threading.Timer(seconds, self._cut)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _cut(self) -> None:
-        self.expired = True
-        if self._socket is not None:
-            with contextlib.suppress(OSError):  # the peer closed it in the meantime
-                self._socket.shutdown(socket.SHUT_RDWR)
+    def readinto(self, buffer: Any) -> int:
+        self._socket.settimeout(_remaining(self._deadline))
+        return self._socket.recv_into(buffer)
 
 
-class _Connection(urllib3.connection.HTTPSConnection):
-    """Tells the watchdog what happens to its connection."""
+class _TimedSocket:
+    """What `http.client` uses of a socket; reads and writes end together."""
 
-    def __init__(self, *args: Any, watchdog: _Watchdog, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._watchdog = watchdog
+    def __init__(self, sock: ssl.SSLSocket, deadline: float) -> None:
+        self._socket, self._deadline = sock, deadline
 
-    def _new_conn(self) -> socket.socket:
-        sock = super()._new_conn()
-        self._watchdog.opened(sock)
-        return sock
+    def sendall(self, data: bytes) -> None:
+        """Send all of it. Raises TimeoutError at the deadline."""
+        rest = memoryview(data)
+        while rest:
+            self._socket.settimeout(_remaining(self._deadline))
+            rest = rest[self._socket.send(rest[:CHUNK]) :]
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """What an `HTTPResponse` reads from."""
+        return io.BufferedReader(_TimedReader(self._socket, self._deadline), CHUNK)
+
+    def close(self) -> None:
+        """Nothing: `http.client` closes as soon as the answer begins; `_Connection.hang_up` does."""
+
+
+def _remaining(deadline: float) -> float:
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection of its own for one request."""
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext, limits: Limits) -> None:
+        super().__init__(host, port)
+        self._context = context
+        self.limits = limits
+        self._secured: ssl.SSLSocket | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the handshake is done."""
+        return self._secured is not None
 
     def connect(self) -> None:
-        super().connect()
-        self._watchdog.secured()
+        """TCP and TLS handshake, within `connect_timeout`; request and answer have `answer_timeout` together."""
+        deadline = time.monotonic() + self.limits.connect_timeout
+        plain = socket.create_connection((self.host, self.port), _remaining(deadline))
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            plain.settimeout(_remaining(deadline))
+            secured = self._context.wrap_socket(plain, server_hostname=self.host)
+        except BaseException:
+            plain.close()
+            raise
+        self._secured = secured
+        self.sock = _TimedSocket(secured, time.monotonic() + self.limits.answer_timeout)
 
-
-class _Adapter(HTTPAdapter):
-    """Gives each request its own pool of one connection, with our context and our watchdog."""
-
-    def __init__(self, context: ssl.SSLContext, watchdog: _Watchdog) -> None:
-        super().__init__(max_retries=0)
-        self._context = context
-        self._watchdog = watchdog
-
-    def get_connection_with_tls_context(
-        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
-    ) -> urllib3.HTTPSConnectionPool:
-        """A fresh pool; `verify`, `proxies` and `cert` are those of an untouched session: nothing."""
-        place = urlsplit(str(request.url))
-        pool = urllib3.HTTPSConnectionPool(
-            str(place.hostname), place.port or 443, maxsize=1, ssl_context=self._context
-        )
-        pool.ConnectionCls = partial(_Connection, watchdog=self._watchdog)  # type: ignore[assignment]
-        return pool
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """The context already carries the authorities; requests would add the public ones of certifi."""
-        conn.cert_reqs = "CERT_REQUIRED"
+    def hang_up(self) -> None:
+        """Close the connection, if there is one."""
+        self.close()
+        if self._secured is not None:
+            self._secured.close()

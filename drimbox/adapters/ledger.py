@@ -1,4 +1,4 @@
-"""The ledger: exams, reports, messages, submissions and their trace, as tables; rows are `flow.records`.
+"""The ledger: exams, reports, messages, submissions and their trace; rows are `flow.records`, tables `tables.py`.
 
 Queries flush, never commit. Work is claimed with `FOR UPDATE SKIP LOCKED` where the engine has it.
 """
@@ -7,126 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import JSON, Boolean, Column, Integer, String, Table, Text, exists, or_, select
+from sqlalchemy import String, cast, exists, func, or_, select, update
+from sqlalchemy.engine import CursorResult, Result
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, registry
+from sqlalchemy.orm import Session
 
-from drimbox.adapters.database import UtcDateTime
-from drimbox.domain.lifecycle import OPEN, SubmissionState
-from drimbox.flow.records import Exam, Message, ReceivedReport, ReportStudy, Submission, TraceEntry
-
-mapper = registry()
-metadata = mapper.metadata
-
-exam_table = Table(
-    "exam",
-    metadata,
-    Column("study_instance_uid", String(64), primary_key=True),
-    Column("state", String(16), nullable=False, index=True),
-    Column("rule", String(64)),
-    Column("reason", Text),
-    Column("revision", Integer, nullable=False),
-    Column("changed_at", UtcDateTime, nullable=False),
-    Column("last_instance_at", UtcDateTime),
-    Column("reconcile_at", UtcDateTime, index=True),
+from drimbox.adapters.tables import (
+    exam_table,
+    report_parent_table,
+    report_study_table,
+    report_table,
+    submission_table,
+    trace_table,
+)
+from drimbox.domain.lifecycle import OPEN, ReportState, SubmissionState
+from drimbox.flow.records import (
+    Exam,
+    Gate,
+    Message,
+    ReceivedReport,
+    ReportParent,
+    ReportStudy,
+    Submission,
+    TraceEntry,
 )
 
-report_table = Table(
-    "report",
-    metadata,
-    Column("id", String(36), primary_key=True),
-    Column("document_id", String(200), nullable=False, unique=True),
-    Column("set_id", String(200), nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("operation", String(2), nullable=False),
-    Column("cda", String(64), nullable=False),
-    Column("message", String(64)),
-    Column("received_at", UtcDateTime, nullable=False),
-    Column("door", String(16), nullable=False),
-    Column("flags", JSON, nullable=False),
-    Column("destined_to_dmp", Boolean, nullable=False),
-    Column("patient_class", String(16), nullable=False),
-    Column("sender", JSON, nullable=False),
-    Column("current", Boolean, nullable=False),
-)
-
-report_study_table = Table(
-    "report_study",
-    metadata,
-    Column("report_id", String(36), primary_key=True),
-    Column("study_instance_uid", String(64), primary_key=True, index=True),
-)
-
-message_table = Table(
-    "message",
-    metadata,
-    Column("id", String(36), primary_key=True),
-    Column("received_at", UtcDateTime, nullable=False, index=True),
-    Column("door", String(16), nullable=False),
-    Column("peer", String(64), nullable=False),
-    Column("control_id", String(200), nullable=False),
-    Column("content", String(64), nullable=False),
-    Column("verdict", String(8), nullable=False),
-    Column("code", String(64)),
-    Column("reason", Text),
-    Column("report_id", String(36)),
-)
-
-submission_table = Table(
-    "submission",
-    metadata,
-    Column("id", String(36), primary_key=True),
-    Column("study_instance_uid", String(64), nullable=False, index=True),
-    Column("kind", String(16), nullable=False),
-    Column("state", String(16), nullable=False, index=True),
-    Column("content_key", String(64), nullable=False),
-    Column("kos_uid", String(64), nullable=False, unique=True),
-    Column("submission_set_uid", String(64), nullable=False, unique=True),
-    Column("signature_uid", String(64), nullable=False),
-    Column("kos", String(64), nullable=False),
-    Column("signature", String(64), nullable=False),
-    Column("request", String(64), nullable=False),
-    Column("vihf", Text, nullable=False),
-    Column("report_id", String(36), nullable=False),
-    Column("patient_ins", String(15), nullable=False),
-    Column("patient_oid", String(64), nullable=False),
-    Column("revision", Integer, nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
-    Column("since", UtcDateTime, nullable=False),
-    Column("replaces_id", String(36)),
-    Column("entry_uuid", String(64)),
-    Column("attempts", Integer, nullable=False),
-    Column("ending", String(32)),
-    Column("endings", Integer, nullable=False),
-    Column("due_at", UtcDateTime, index=True),
-    Column("lease_owner", String(128)),
-    Column("lease_until", UtcDateTime),
-    Column("last_error", Text),
-)
-
-trace_table = Table(
-    "trace",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("at", UtcDateTime, nullable=False, index=True),
-    Column("event", String(64), nullable=False),
-    Column("actor", String(128), nullable=False),
-    Column("study_instance_uid", String(64), index=True),
-    Column("submission_id", String(36)),
-    Column("before", String(16)),
-    Column("after", String(16)),
-    Column("detail", JSON, nullable=False),
-)
-
-mapper.map_imperatively(Exam, exam_table)
-mapper.map_imperatively(ReceivedReport, report_table)
-mapper.map_imperatively(ReportStudy, report_study_table)
-mapper.map_imperatively(Message, message_table)
-mapper.map_imperatively(Submission, submission_table)
-mapper.map_imperatively(TraceEntry, trace_table)
-
-Record = Exam | ReceivedReport | ReportStudy | Message | Submission | TraceEntry
+Record = Exam | ReceivedReport | ReportStudy | ReportParent | Message | Submission | Gate | TraceEntry
 _EXAM, _REPORT, _LOT, _TRACE = exam_table.c, report_table.c, submission_table.c, trace_table.c
 
 
@@ -173,15 +81,53 @@ class SqlLedger:
         query = select(Exam).where(_EXAM.reconcile_at <= now).order_by(_EXAM.reconcile_at).limit(limit)
         return self._session.scalars(query).all()
 
+    def dismiss_judged(self, now: datetime, policy: str) -> int:
+        """Take out of the queue the due exams that were judged with these facts and this policy; how many."""
+        mark = cast(_EXAM.revision, String) + f" {policy}"
+        unchanged = update(exam_table).where(_EXAM.reconcile_at <= now, _EXAM.judged == mark)
+        return _count(self._session.execute(unchanged.values(reconcile_at=None)))
+
+    def judge_all_again(self, now: datetime) -> int:
+        """Put every exam in the queue; how many."""
+        return _count(self._session.execute(update(exam_table).values(reconcile_at=now)))
+
     def reports_of(self, study: str) -> Sequence[ReceivedReport]:
         """The current reports that document a study, oldest first."""
         query = (
             select(ReceivedReport)
             .join(report_study_table, report_study_table.c.report_id == _REPORT.id)
-            .where(report_study_table.c.study_instance_uid == study, _REPORT.current)
+            .where(report_study_table.c.study_instance_uid == study, _REPORT.state == ReportState.CURRENT)
             .order_by(_REPORT.received_at, _REPORT.id)
         )
         return self._session.scalars(query).all()
+
+    def had_reports(self, study: str) -> bool:
+        """Whether any report, current or not, ever documented a study."""
+        links = report_study_table.c.study_instance_uid == study
+        return self._session.scalar(select(exists().where(links))) or False
+
+    def successor_of(self, document_id: str) -> ReceivedReport | None:
+        """A report that says that it replaces this document."""
+        parents = report_parent_table.c
+        query = select(ReceivedReport).join(report_parent_table, parents.report_id == _REPORT.id)
+        return self._session.scalars(query.where(parents.document_id == document_id)).first()
+
+    def studies_of(self, report_id: str) -> Sequence[str]:
+        """The studies that a report documents."""
+        links = report_study_table.c
+        return self._session.scalars(
+            select(links.study_instance_uid)
+            .where(links.report_id == report_id)
+            .order_by(links.study_instance_uid)
+        ).all()
+
+    def gate(self, name: str) -> Gate | None:
+        """The stopped queue of that name, locked, or None: it is open."""
+        return self._session.get(Gate, name, with_for_update=True)
+
+    def remove(self, record: Gate) -> None:
+        """Delete a row at the next flush."""
+        self._session.delete(record)
 
     def report(self, report_id: str) -> ReceivedReport | None:
         """One received report by our own id."""
@@ -235,6 +181,23 @@ class SqlLedger:
         query = select(Submission).where(_LOT.state.in_(states))
         return self._session.scalars(query.with_for_update(skip_locked=True)).all()
 
+    def counts(self) -> dict[str, Sequence[tuple[str, str, int, datetime | None]]]:
+        """Rows by state: exams (state, rule) and submissions (kind, state), each with the oldest change."""
+        exams = select(_EXAM.state, _EXAM.rule, func.count(), func.min(_EXAM.changed_at))
+        lots = select(_LOT.kind, _LOT.state, func.count(), func.min(_LOT.since))
+        return {
+            "exams": [tuple(row) for row in self._session.execute(exams.group_by(_EXAM.state, _EXAM.rule))],
+            "submissions": [
+                tuple(row) for row in self._session.execute(lots.group_by(_LOT.kind, _LOT.state))
+            ],
+        }
+
+    def due_counts(self, now: datetime) -> tuple[int, int]:
+        """(exams that wait to be judged, submissions that wait for an exchange), at `now`."""
+        exams = select(func.count()).where(_EXAM.reconcile_at <= now)
+        lots = select(func.count()).where(_LOT.due_at <= now, _LOT.state.in_(sorted(OPEN)))
+        return self._session.scalar(exams) or 0, self._session.scalar(lots) or 0
+
     def trace_of(self, study: str) -> Sequence[TraceEntry]:
         """All that happened to a study, oldest first."""
         query = select(TraceEntry).where(_TRACE.study_instance_uid == study).order_by(_TRACE.id)
@@ -245,3 +208,8 @@ class SqlLedger:
         states = [SubmissionState.REGISTERED, SubmissionState.DEPRECATED, SubmissionState.WITHDRAWN]
         query = select(Submission).where(_LOT.state.in_(states)).order_by(_LOT.created_at, _LOT.id)
         return self._session.scalars(query).all()
+
+
+def _count(result: Result[Any]) -> int:
+    assert isinstance(result, CursorResult)  # of an UPDATE
+    return result.rowcount

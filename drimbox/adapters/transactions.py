@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from dicom_store.archive import Archive, StoredInstance
+from dicom_store.index_notes import Rejected
 from dicom_store.instance import InstanceHeader
+from dicom_store.rejection import RejectionNote
 from dicom_store.status import Outcome
-from dicom_store.study import StudySnapshot
+from dicom_store.study import KeyImageNote, StudySnapshot
 from drimbox.adapters.database import Database
 from drimbox.adapters.ledger import SqlLedger
+from drimbox.adapters.lot_queries import LotQueries
 
 
 class SqlImages:
@@ -27,9 +31,15 @@ class SqlImages:
         """DUPLICATE when this very data set is kept already, None when it is new; raises `StoreRefused`."""
         return self._archive.recognise(self._session, header, digest)
 
-    def index(self, header: InstanceHeader, stored: Any) -> Outcome:
+    def index(
+        self, header: InstanceHeader, stored: Any, note: RejectionNote | KeyImageNote | None
+    ) -> Outcome:
         """Insert the row; raises `StoreRefused` when the SOP Instance UID is taken by something else."""
-        return self._archive.index(self._session, header, stored)
+        return self._archive.index(self._session, header, stored, note)
+
+    def reject(self, note: RejectionNote, at: datetime) -> Rejected:
+        """Hide what a rejection note names, also what comes later; the same note again changes nothing."""
+        return self._archive.reject(self._session, note, at)
 
     def snapshot(self, study: str) -> StudySnapshot | None:
         """The study as stored, or None."""
@@ -46,6 +56,7 @@ class SqlTransaction:
     def __init__(self, session: Session, archive: Archive) -> None:
         self._session = session
         self.ledger = SqlLedger(session)
+        self.lots = LotQueries(session)
         self.images = SqlImages(session, archive)
 
     def commit(self) -> None:

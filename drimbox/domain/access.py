@@ -24,6 +24,7 @@ REFUSALS: Mapping[str, tuple[int, str]] = {
     "kos-replaced": (404, "This manifest was replaced: the newer one is in the DMP."),
     "kos-unpublished": (410, "This manifest was unpublished."),
     "instance-not-shared": (404, "The manifest does not share this."),
+    "instance-withdrawn": (410, "This was rejected at its source and must not be used."),
 }
 RETRY_AFTER = 5  # seconds, with every 503
 

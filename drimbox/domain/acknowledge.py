@@ -11,6 +11,7 @@ from drimbox.domain.hl7v2_grammar import (
     APPLICATION_CODES,
     APPLICATION_CONDITIONS,
     ERROR_CONDITIONS,
+    LOCATIONS,
     SYNTAX_RULES,
 )
 from drimbox.domain.hl7v2_syntax import Delimiters, Segment
@@ -20,7 +21,6 @@ AckCode = Literal["AA", "AE", "AR"]
 _ECHO_MAX = 255  # characters of a field that we send back
 _REASON_MAX = 1_000
 _DOCUMENT = "OBX^1^5"
-_LOCATIONS = {"904": "PID^1^3"}
 _DEFAULT_VERSION = "2.5"
 _DEFAULT_PROCESSING = "P"
 
@@ -101,8 +101,11 @@ class MessageRefused(ReportRefused):
     def of_report(
         cls, header: MessageHeader, code: str, reason: str, *, location: str = ""
     ) -> MessageRefused:
-        """A refusal of the document: `code` is a rule of the CDA, or one of table 0533 ("900" to "906")."""
-        location = location or _LOCATIONS.get(code, _DOCUMENT)
+        """A refusal of the document, or of the order: `code` is a rule of the CDA, or of table 0533 ("900" to "906").
+
+        `location`: ERR-2; by default what the event and the code are about (`LOCATIONS`).
+        """
+        location = location or _place(header.trigger_event, code)
         if code in SYNTAX_RULES:
             return cls("AE", 102, location, reason, header, code=code)
         known = code.isdecimal() and int(code) in APPLICATION_CONDITIONS
@@ -112,7 +115,7 @@ class MessageRefused(ReportRefused):
     @classmethod
     def unavailable(cls, header: MessageHeader) -> MessageRefused:
         """AR: nothing is wrong with the message, the sender keeps it and sends it again."""
-        reason = "the report cannot be kept now: send it again later"
+        reason = "the message cannot be kept now: send it again later"
         return cls("AR", 207, "", reason, header, code="unavailable")
 
     def answer(self, *, now: datetime, control_id: str, application: str = "", facility: str = "") -> bytes:
@@ -214,6 +217,11 @@ def _err(
         marks.protect(diagnostic),
         marks.protect(reason[:_REASON_MAX]),
     ]
+
+
+def _place(event: str, code: str) -> str:
+    keys = (f"{event} {code}", code, event)
+    return next((LOCATIONS[key] for key in keys if key in LOCATIONS), _DOCUMENT)
 
 
 def _coded(marks: Delimiters, code: int, label: str, system: str) -> str:

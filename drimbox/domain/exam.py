@@ -26,11 +26,16 @@ VISIBILITY_CODES = {
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules that a department may tune (settings `policy.*`). Times in seconds."""
+    """The rules that a department may tune (settings `policy.*`).
+
+    `settle_after`: seconds without a new instance; `thinner_alarm`: share of the published instances (0 to 1) that
+    may vanish from a manifest without a known cause.
+    """
 
     ins_authorities: tuple[str, ...]
     ipp_authority: str
     settle_after: float
+    thinner_alarm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +53,17 @@ class ReportFacts:
 
 @dataclass(frozen=True, slots=True)
 class ExamFacts:
-    """All that is known of one study at one instant. `reports` are the current ones, oldest first."""
+    """All that is known of one study at one instant. `reports` are the current ones, oldest first.
+
+    `withdrawn`: a deletion order or an operator withdrew the exam; `had_reports`: some report documented it once.
+    """
 
     study_instance_uid: str
     images: StudySnapshot | None
     last_instance_at: datetime | None
     reports: tuple[ReportFacts, ...]
+    withdrawn: bool = False
+    had_reports: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,37 +87,58 @@ class Undecided:
 
 
 @dataclass(frozen=True, slots=True)
+class Unwanted:
+    """The exam must not be public, and something said so: `rule` is the cause, a stable slug."""
+
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
-    """A condition for publishing: `broken` says what is wrong, or None. `clause` is its source."""
+    """A condition for publishing: `broken` says what is wrong, or None. `clause` is its source.
+
+    `withdraws`: who broke it said so on purpose, hence what is published is unpublished; otherwise it stays as it is
+    and nothing new leaves (a manifest is never withdrawn because something is missing or unreadable).
+    """
 
     slug: str
     clause: str
     broken: Callable[[ExamFacts, Policy], str | None]
+    withdraws: bool = False
 
 
-def desired(facts: ExamFacts, policy: Policy, now: datetime) -> Wanted | Undecided:
+def desired(facts: ExamFacts, policy: Policy, now: datetime) -> Wanted | Unwanted | Undecided:
     """What the DMP should hold for this study, or why that cannot be said now. Pure and idempotent."""
     for rule in RULES:
         reason = rule.broken(facts, policy)
         if reason is not None:
-            return Undecided(rule.slug, reason)
+            return Unwanted(rule.slug, reason) if rule.withdraws else Undecided(rule.slug, reason)
     assert facts.images is not None
     assert facts.last_instance_at is not None
     quiet_at = facts.last_instance_at + timedelta(seconds=policy.settle_after)
     if now < quiet_at:
-        return Undecided(
-            "receiving", f"images still arriving: quiet until {quiet_at:%H:%M:%S}Z is awaited", quiet_at
-        )
+        reason = f"images still arriving: quiet until {quiet_at:%H:%M:%S}Z is awaited"
+        return Undecided("receiving", reason, quiet_at)
     source = facts.reports[0]
     requests = requests_for(source.report, facts.images.AccessionNumbers)
     confidentiality = tuple(code for flag, code in VISIBILITY_CODES.items() if flag in source.flags)
-    return Wanted(
-        facts.images,
-        source,
-        requests,
-        confidentiality,
-        _content_key(facts.images, source, requests, confidentiality),
-    )
+    key = _content_key(facts.images, source, requests, confidentiality)
+    return Wanted(facts.images, source, requests, confidentiality, key)
+
+
+def thinner(wanted: Wanted, published: frozenset[str], policy: Policy) -> Undecided | None:
+    """Why a replacement waits for an operator: published instances would vanish and nothing says why.
+
+    A rejection note, a deletion order or a report says why; an unreachable source or a failed read does not.
+    """
+    explained = {sop for sop, _code in wanted.images.rejected}
+    kept = {ref.SOPInstanceUID for ref in wanted.images.instances}
+    lost = published - kept - explained
+    if not published or len(lost) <= policy.thinner_alarm * len(published):
+        return None
+    words = f"{len(lost)} of {len(published)} published instances are missing here and nothing says why"
+    return Undecided("thinner", f"{words}: an operator decides (exams release)")
 
 
 def _content_key(
@@ -132,6 +163,22 @@ def _content_key(
         confidentiality,
     ]
     return hashlib.sha256(json.dumps(seen, separators=(",", ":")).encode()).hexdigest()
+
+
+def _withdrawn(facts: ExamFacts, _policy: Policy) -> str | None:
+    return "the exam was withdrawn (deletion order or operator)" if facts.withdrawn else None
+
+
+def _report_withdrawn(facts: ExamFacts, _policy: Policy) -> str | None:
+    return "its report was withdrawn" if facts.had_reports and not facts.reports else None
+
+
+def _all_rejected(facts: ExamFacts, _policy: Policy) -> str | None:
+    images = facts.images
+    if images is None or images.instances or not images.rejected:
+        return None
+    codes = ", ".join(sorted({code for _sop, code in images.rejected}))
+    return f"every image was rejected ({codes})"
 
 
 def _no_images(facts: ExamFacts, _policy: Policy) -> str | None:
@@ -207,12 +254,16 @@ def _accession(facts: ExamFacts, _policy: Policy) -> str | None:
     return None
 
 
+RULES_VERSION = 1  # raised when a rule, or the content key, comes to mean something else
 # In the order in which an operator would ask; the first broken one is the reason shown.
 RULES: tuple[Rule, ...] = (
+    Rule("withdrawn", "drim-m-data 9, OMI^O23 CA", _withdrawn, withdraws=True),
+    Rule("report-withdrawn", "seeds, FAQ: life cycle, third phase", _report_withdrawn, withdraws=True),
+    Rule("all-rejected", "dmp-kos-xds 1.5", _all_rejected, withdraws=True),
     Rule("no-images", "drim-m-data 12, E8", _no_images),
     Rule("no-report", "seeds, FAQ: the report triggers the publication", _no_report),
-    Rule("not-for-dmp", "hl7-mss 1.5, DESTDMP", _not_for_dmp),
-    Rule("restricted", "cda-and-xds 3.7: R and V should not be shared", _restricted),
+    Rule("not-for-dmp", "hl7-mss 1.5, DESTDMP", _not_for_dmp, withdraws=True),
+    Rule("restricted", "cda-and-xds 3.7: R and V should not be shared", _restricted, withdraws=True),
     Rule("ins-missing", "hl7-mss 1.3: a qualified INS is mandatory towards the DMP", _ins_missing),
     Rule("ins-authority", "cda-and-xds 4.6: test and real must not mix", _ins_authority),
     Rule("ins-traits", "cda-and-xds 2.2: the traits go with the INS", _ins_traits),

@@ -1,4 +1,4 @@
-"""PID, PRT, TXA and the MetaDMPMSS OBX to values (hl7-mss 1.3 to 1.5)."""
+"""PID, PRT, TXA, IPC and the MetaDMPMSS OBX to values (hl7-mss 1.3 to 1.5, 2)."""
 
 from __future__ import annotations
 
@@ -71,6 +71,12 @@ def read_entity(txa: Segment | None, number: int) -> str:
         return ""
     value, root = txa.component(number, 1), txa.component(number, 3)
     return str(Identifier(root, value)) if is_oid(root) else value
+
+
+def entity(segment: Segment, number: int) -> Identifier:
+    """An EI field: its OID, else its namespace, else nothing, as root; its value as extension (hl7-mss 2)."""
+    value, namespace, oid = (segment.component(number, component) for component in (1, 2, 3))
+    return Identifier(oid if is_oid(oid) else namespace, value)
 
 
 def read_sender(segments: Sequence[Segment]) -> Sender | None:

@@ -14,11 +14,22 @@ _RESULTS = r"(?:OBX (?:(?:PRT|NTE) )*+)++"
 _ORU_R01 = rf"MSH PID (?:NTE )*+(?:PV1 )?(?:ORC (?:TQ[12] )*+OBR {_BEFORE_OBX}{_RESULTS})++"
 _MDM_T02 = rf"MSH EVN PID PV1 ORC (?:TQ[12] )*+OBR {_BEFORE_OBX}TXA {_RESULTS}"
 GRAMMAR_SEGMENTS = frozenset("MSH EVN PID PV1 ORC OBR TXA OBX PRT NTE TQ1 TQ2".split())  # noqa: SIM905 a table
+# drim-m-data 9 and HL7 2.5.1 OMI_O23: one ORDER group per exam, IPC repeats with the steps of its procedure
+_OMI_O23 = (
+    r"MSH (?:NTE )*+PID (?:NTE )*+(?:PV1 )?"
+    rf"(?:ORC (?:TQ[12] )*+OBR {_BEFORE_OBX}(?:OBX (?:(?:PRT|NTE) )*+)*+(?:IPC )++)++"
+)
+ORDER_SEGMENTS = GRAMMAR_SEGMENTS | {"IPC"}
+PROFILE = "CISIS_CDA_HL7_V2"
 
 
 @dataclass(frozen=True, slots=True)
 class MessageType:
-    """One row of hl7-mss 1.1: MSH-9, the version that goes with it, its segments and its required fields."""
+    """One row of hl7-mss 1.1: MSH-9, the version that goes with it, its segments and its required fields.
+
+    `required`: fields of the first segment of that name; `required_in_each`: of all of them. `known`: the segments
+    whose order matters. `profile`: what MSH-21 names, empty where the sender names none.
+    """
 
     code: str
     event: str
@@ -27,6 +38,10 @@ class MessageType:
     segments: re.Pattern[str]
     present: tuple[str, ...]
     required: tuple[tuple[str, int], ...]
+    required_in_each: tuple[tuple[str, int], ...] = ()
+    known: frozenset[str] = GRAMMAR_SEGMENTS
+    profile: str = PROFILE
+    carries_document: bool = True
 
 
 _ORU_FIELDS = (("MSH", 10), ("PID", 3), ("PV1", 2), ("ORC", 1), ("OBR", 4))
@@ -35,13 +50,21 @@ _ORU_SEGMENTS = ("MSH", "PID", "ORC", "OBR", "OBX")
 _MDM_SEGMENTS = ("MSH", "EVN", "PID", "PV1", "ORC", "OBR", "TXA", "OBX")
 _ORU = re.compile(_ORU_R01)
 _MDM = re.compile(_MDM_T02)
+_OMI = re.compile(_OMI_O23)
+_OMI_SEGMENTS = ("MSH", "PID", "ORC", "OBR", "IPC")
+_OMI_FIELDS = (("MSH", 10), ("PID", 3))
+_OMI_FIELDS_OF_EACH = (("ORC", 1), ("IPC", 1), ("IPC", 3))
 
 MESSAGE_TYPES: tuple[MessageType, ...] = (
     MessageType("ORU", "R01", "ORU_R01", "2.5", _ORU, _ORU_SEGMENTS, _ORU_FIELDS),
     MessageType("MDM", "T02", "MDM_T02", "2.6", _MDM, _MDM_SEGMENTS, _MDM_FIELDS),
     MessageType("MDM", "T10", "MDM_T02", "2.6", _MDM, _MDM_SEGMENTS, (*_MDM_FIELDS, ("TXA", 13))),
     MessageType("MDM", "T04", "MDM_T02", "2.6", _MDM, _MDM_SEGMENTS, _MDM_FIELDS),
-)
+    MessageType(
+        "OMI", "O23", "OMI_O23", "2.5.1", _OMI, _OMI_SEGMENTS, _OMI_FIELDS,
+        required_in_each=_OMI_FIELDS_OF_EACH, known=ORDER_SEGMENTS, profile="", carries_document=False,
+    ),
+)  # fmt: skip
 
 # hl7-mss 1.6, drim-m-data 7.2: MSH-9.1, MSH-9.2, ORC-1, OBX-11 of the document. The rest is incoherent.
 OPERATIONS: dict[tuple[str, str, str, str], Operation] = {
@@ -52,13 +75,19 @@ OPERATIONS: dict[tuple[str, str, str, str], Operation] = {
     ("MDM", "T10", "RO", "C"): "RO",
     ("MDM", "T04", "CA", "D"): "CA",
 }
-SUPPORTED_OPERATIONS: frozenset[Operation] = frozenset({"NW"})
+SUPPORTED_OPERATIONS: frozenset[Operation] = frozenset({"NW", "RO", "CA"})
 OPERATION_NAMES: dict[Operation, str] = {"NW": "creation", "RO": "replacement", "CA": "deletion"}
+
+# table 0119 of HL7 2.5.1: what ORC-1 of an exam order may say
+ORDER_CONTROLS = frozenset(
+    """AF CA CH CN CR DC DE DF DR FU HD HR LI NA NW OC OD OE OF OH OK OP OR PA PR RE RF RL RO RP RQ RR RU SC SN SR SS
+    UA UC UD UF UH UM UN UR UX XO XR XX""".split()  # noqa: SIM905 a table
+)
+CANCELLATION = "CA"  # drim-m-data 9: the only one that deletes an exam
 
 PROCESSING_IDS = frozenset("PTD")  # table 0103
 # MSH-21 of other profiles that reach the same port (hl7-mss 1.3)
 FOREIGN_PROFILES = {"CISIS_CDA_HL7_LPS": "transmission to the LPS", "CISIS_TLR_HL7_V2": "teleradiology"}
-PROFILE = "CISIS_CDA_HL7_V2"
 
 # MSH-18 to a codec (table 0211 and its spellings). UTF-8 is tried first, whatever is declared (hl7-mss 1.10).
 CHARACTER_SETS = {
@@ -124,3 +153,14 @@ SYNTAX_RULES = frozenset(
 )
 # Rules of the CDA with an application code of their own; the others are 906.
 APPLICATION_CODES = {"ins-missing": 903, "ins-traits-incomplete": 905}
+# ERR-2 of a refusal that is not about OBX-5: by event and code, by code, by event (hl7-mss 1.8, 1.11 B).
+LOCATIONS = {
+    "904": "PID^1^3",
+    "document-id-mismatch": "TXA^1^12",
+    "T02 906": "TXA^1^12",
+    "T10 900": "TXA^1^13",
+    "T10 906": "TXA^1^12",
+    "T04 900": "TXA^1^12",
+    "T04 906": "TXA^1^12",
+    "O23": "IPC^1^3",
+}

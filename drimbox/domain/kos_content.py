@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from pydicom import Dataset
 from pydicom.uid import UID_dictionary
 
-from dicom_store.study import InstanceRef, SeriesSnapshot, StudySnapshot
+from dicom_store.study import InstanceRef, KeyImageNote, SeriesSnapshot, StudySnapshot
 
 KOS_CLASS = "1.2.840.10008.5.1.4.1.1.88.59"
 LO_MAX_LENGTH = 64  # characters, PS3.5 6.2
@@ -112,15 +112,36 @@ def code(value: str, meaning: str) -> list[Dataset]:
     return [item(CodeValue=value, CodingSchemeDesignator="DCM", CodeMeaning=meaning)]
 
 
+def marks(study: StudySnapshot) -> dict[str, list[KeyImageNote]]:
+    """The key image notes that mark each instance, by SOP Instance UID; only notes that are instances here."""
+    shared = {ref.SOPInstanceUID for ref in study.instances}
+    found: dict[str, list[KeyImageNote]] = {}
+    for note in study.key_image_notes:
+        if note.SOPInstanceUID in shared:
+            for uid in note.references:
+                found.setdefault(uid, []).append(note)
+    return found
+
+
+def note_texts(study: StudySnapshot) -> list[str]:
+    """The free texts that key image notes bring into a manifest, as written there."""
+    notes = {note.SOPInstanceUID: note for each in marks(study).values() for note in each}
+    return [
+        text for note in notes.values() for text in (long_string(note.CodeMeaning), line(note.description))
+    ]
+
+
 def evidence(study: StudySnapshot, base: str) -> Dataset:
     """The item of Current Requested Procedure Evidence Sequence (0040,A375) of one study (PS3.3 C.17-3).
 
-    Beyond the macro, as DRIM-M practises it: SeriesNumber of the series, InstanceNumber of the instances.
+    Beyond the macro, as DRIM-M practises it: SeriesNumber of the series, InstanceNumber of the instances, the
+    key image notes of an instance in a sequence of its own (drim-m-data 6.3).
     """
+    marked = marks(study)
     series = [
         item(
             RetrieveURL=series_url(base, study.StudyInstanceUID, one.SeriesInstanceUID),
-            ReferencedSOPSequence=[_reference(ref) for ref in one.instances],
+            ReferencedSOPSequence=[_evidence_reference(ref, marked) for ref in one.instances],
             SeriesInstanceUID=one.SeriesInstanceUID,
             SeriesNumber=one.SeriesNumber,
         )
@@ -156,4 +177,28 @@ def _reference(ref: InstanceRef) -> Dataset:
         ReferencedSOPClassUID=ref.SOPClassUID,
         ReferencedSOPInstanceUID=ref.SOPInstanceUID,
         InstanceNumber=ref.InstanceNumber,
+    )
+
+
+def _evidence_reference(ref: InstanceRef, marked: Mapping[str, Sequence[KeyImageNote]]) -> Dataset:
+    reference = _reference(ref)
+    if ref.SOPInstanceUID in marked:
+        reference.ReferencedSOPSequence = [_note(note) for note in marked[ref.SOPInstanceUID]]
+    return reference
+
+
+def _note(note: KeyImageNote) -> Dataset:
+    """drim-m-data 6.3: who marks the instance, under which title, and why."""
+    text = line(note.description)
+    return item(
+        ReferencedSOPInstanceUID=note.SOPInstanceUID,
+        SeriesInstanceUID=note.SeriesInstanceUID,
+        ConceptNameCodeSequence=[
+            item(
+                CodeValue=note.CodeValue,
+                CodingSchemeDesignator=note.CodingSchemeDesignator,
+                CodeMeaning=long_string(note.CodeMeaning),
+            )
+        ],
+        ContentSequence=[item(TextValue=text)] if text else None,
     )

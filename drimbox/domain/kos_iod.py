@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from pydicom.datadict import dictionary_VM, dictionary_VR
 
@@ -184,6 +185,7 @@ def _is_date(value: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=4096)
 def _dictionary(tag: int) -> tuple[tuple[str, ...], str]:
     """Possible VRs (none = any: private or unknown) and multiplicity of a tag."""
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo
 
 from drimbox.domain.identifiers import INS_AUTHORITIES, InvalidIdentifier, parse_ins
@@ -151,10 +151,18 @@ def _series(kos: KosFile) -> Iterator[tuple[str, str, Item]]:
             yield f"{place}RetrieveURL", study.text("StudyInstanceUID"), series
 
 
+def _split(url: str) -> SplitResult:
+    """The parts of an address; of none at all when it cannot be cut."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")  # `_retrieve_path` reports it: no path of it ends with the series
+
+
 def _retrieve_path(kos: KosFile) -> Iterator[Finding]:
     for where, study, series in _series(kos):
         tail = f"/studies/{study}/series/{series.text('SeriesInstanceUID')}"
-        parts = urlsplit(series.text("RetrieveURL"))
+        parts = _split(series.text("RetrieveURL"))
         if not parts.path.endswith(tail) or parts.query or parts.fragment:
             yield where, "must be <base>/studies/{study}/series/{series} of its own series"
 
@@ -162,13 +170,13 @@ def _retrieve_path(kos: KosFile) -> Iterator[Finding]:
 def _retrieve_https(kos: KosFile) -> Iterator[Finding]:
     for where, _, series in _series(kos):
         url = series.text("RetrieveURL")
-        if url and urlsplit(url).scheme != "https":
+        if url and _split(url).scheme != "https":
             yield where, "is no https address: partners of the mesh will not fetch it"
 
 
 def _retrieve_user(kos: KosFile) -> Iterator[Finding]:
     for where, _, series in _series(kos):
-        if "@" in urlsplit(series.text("RetrieveURL")).netloc:
+        if "@" in _split(series.text("RetrieveURL")).netloc:
             yield where, "must not carry a user"
 
 

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
@@ -42,6 +43,7 @@ _PARSER_FAILURES = (
     RecursionError,
     TypeError,
     ValueError,
+    Warning,  # of a value that pydicom converts by itself, where warnings are errors
     struct.error,
     zlib.error,
 )
@@ -136,7 +138,7 @@ def _tree(dataset: Dataset, charset: str, encoding: tuple[bool, bool], depth: in
 def _element(raw: Any, charset: str, encoding: tuple[bool, bool], depth: int) -> Element:
     tag = int(raw.tag)
     vr = raw.VR or _dictionary_vr(tag)
-    keyword = keyword_for_tag(tag) or f"({tag >> 16:04x},{tag & 0xFFFF:04x})"
+    keyword = _keyword(tag)
     if vr == "SQ":
         items = tuple(_tree(one, charset, encoding, depth - 1) for one in _sequence(raw, encoding))
         return Element(tag, keyword, vr, items=items)
@@ -179,6 +181,12 @@ def _codec(raw: Any) -> str:
     return str(python_encoding.get(name, "ascii")) if name else "ascii"
 
 
+@lru_cache(maxsize=4096)
+def _keyword(tag: int) -> str:
+    return str(keyword_for_tag(tag)) or f"({tag >> 16:04x},{tag & 0xFFFF:04x})"
+
+
+@lru_cache(maxsize=4096)
 def _dictionary_vr(tag: int) -> str:
     try:
         return str(dictionary_VR(tag)).split(" ", maxsplit=1)[0]

@@ -1,4 +1,4 @@
-"""Two small machines: the study, and each submission made of it (design: architecture, section 4).
+"""Three small machines: the study, its reports, and each submission made of it (architecture, section 4).
 
 The tables are the specification: an unlisted (state, event) pair raises. `DOUBTFUL` is the honest name for
 "we posted and heard nothing"; only an answer for our own submission set, or the registry's word, ends it.
@@ -15,6 +15,14 @@ class StudyState(StrEnum):
 
     RECEIVING = "RECEIVING"
     SETTLED = "SETTLED"
+    WITHDRAWN = "WITHDRAWN"
+
+
+class ReportState(StrEnum):
+    """Where a received report stands (hl7-mss 1.6)."""
+
+    CURRENT = "CURRENT"
+    SUPERSEDED = "SUPERSEDED"
     WITHDRAWN = "WITHDRAWN"
 
 
@@ -39,6 +47,7 @@ class Event(StrEnum):
     STUDY_QUIET = "STUDY_QUIET"
     INSTANCE_STORED = "INSTANCE_STORED"
     WITHDRAWAL_ASKED = "WITHDRAWAL_ASKED"
+    RESTORATION_ASKED = "RESTORATION_ASKED"
     CLAIMED = "CLAIMED"
     SUPERSEDED = "SUPERSEDED"
     ATTEMPTS_SPENT = "ATTEMPTS_SPENT"
@@ -52,6 +61,7 @@ class Event(StrEnum):
     RELEASED = "RELEASED"
     REPLACED = "REPLACED"
     WITHDRAWN = "WITHDRAWN"
+    IMPORTED = "IMPORTED"
 
 
 class NoSuchTransition(Exception):
@@ -68,6 +78,12 @@ STUDY: Mapping[tuple[StudyState, Event], StudyState] = {
     (_R, Event.WITHDRAWAL_ASKED): _W,
     (_S, Event.WITHDRAWAL_ASKED): _W,
     (_W, Event.WITHDRAWAL_ASKED): _W,
+    (_W, Event.RESTORATION_ASKED): _R,
+}
+
+REPORT: Mapping[tuple[ReportState, Event], ReportState] = {
+    (ReportState.CURRENT, Event.REPLACED): ReportState.SUPERSEDED,
+    (ReportState.CURRENT, Event.WITHDRAWN): ReportState.WITHDRAWN,
 }
 
 _S_ = SubmissionState
@@ -75,6 +91,7 @@ SUBMISSION: Mapping[tuple[SubmissionState, Event], SubmissionState] = {
     (_S_.PREPARED, Event.CLAIMED): _S_.SENDING,
     (_S_.PREPARED, Event.SUPERSEDED): _S_.DROPPED,
     (_S_.PREPARED, Event.ATTEMPTS_SPENT): _S_.PARKED,
+    (_S_.PREPARED, Event.IMPORTED): _S_.REGISTERED,
     (_S_.SENDING, Event.REGISTERED): _S_.REGISTERED,
     (_S_.SENDING, Event.REFUSED): _S_.REFUSED,
     (_S_.SENDING, Event.NOT_SENT): _S_.PREPARED,
@@ -142,6 +159,14 @@ def advance_study(state: str, event: Event) -> StudyState:
         return STUDY[StudyState(state), event]
     except KeyError:
         raise NoSuchTransition(f"study {state}: {event} cannot happen") from None
+
+
+def advance_report(state: str, event: Event) -> ReportState:
+    """The state of a report after `event`; raises `NoSuchTransition` for an unlisted pair."""
+    try:
+        return REPORT[ReportState(state), event]
+    except KeyError:
+        raise NoSuchTransition(f"report {state}: {event} cannot happen") from None
 
 
 def advance_submission(state: str, event: Event) -> SubmissionState:

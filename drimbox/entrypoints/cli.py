@@ -15,6 +15,7 @@ from drimbox.adapters.signing import UnusableCredential
 from drimbox.bootstrap import Foundation, lay_foundation
 from drimbox.domain.errors import DrimboxError
 from drimbox.entrypoints.archive_cli import archive_app
+from drimbox.entrypoints.bench import bench
 from drimbox.entrypoints.configuration import (
     NoConfiguration,
     check_configuration,
@@ -23,6 +24,7 @@ from drimbox.entrypoints.configuration import (
 )
 from drimbox.entrypoints.exams_cli import exams_app
 from drimbox.entrypoints.kos_cli import kos_app
+from drimbox.entrypoints.metrics import status
 from drimbox.settings import ConfigurationError, Settings, load_settings
 
 app = typer.Typer(
@@ -37,6 +39,8 @@ app.add_typer(config_app, name="config")
 app.add_typer(exams_app, name="exams")
 app.add_typer(kos_app, name="kos")
 app.add_typer(archive_app, name="archive")
+app.command("status")(status)
+app.command("bench")(bench)
 
 ConfigOption = Annotated[
     Path | None,

@@ -108,6 +108,7 @@ EXAM = StudySpec(
         SeriesSpec("CR", 1, "Thorax de face", rows=512, columns=512),
     ),
 )
+LATE_SERIES = "0003"  # its files come after the publication
 REPORT = ReportSpec(
     ipp=EXAM.patient_id,
     document_id="1.2.250.1.999.7.9.1",
@@ -120,22 +121,64 @@ REPORT = ReportSpec(
 
 
 def _push(stage: Stage) -> str:
-    stage.files, stage.study = make_study(stage.directory / "exam", EXAM), EXAM.study_instance_uid
+    files, stage.study = make_study(stage.directory / "exam", EXAM), EXAM.study_instance_uid
+    stage.late = [file for file in files if file.name.startswith(LATE_SERIES)]
+    stage.files = [file for file in files if file not in stage.late]
+    return _store(stage, stage.files)
+
+
+def _late(stage: Stage) -> str:
+    before = stage.kos
+    said = _store(stage, stage.late)
+    stage.files += stage.late
+    document = wait_for(lambda: _approved_manifest(stage, other_than=before), PUBLISH_SECONDS, "no TD2.1b")
+    stage.kos = document["unique_id"]
+    statuses = {d["unique_id"]: d["status"] for d in stage.control("/control/dmp/documents")}
+    if statuses[before] != "Deprecated":
+        raise StepFailed(f"the first manifest is {statuses[before]} at the DMP")
+    return f"{said}; TD2.1b: {stage.kos} Approved, the one before Deprecated"
+
+
+def _store(stage: Stage, files: list[Path]) -> str:
     dicom = stage.world["appliance"]["dicom"]
-    statuses = push_study(stage.files, dicom["host"], dicom["port"], dicom["ae_title"], "PACS")
+    statuses = push_study(files, dicom["host"], dicom["port"], dicom["ae_title"], "PACS")
     if any(statuses):
         raise StepFailed(f"C-STORE answered {sorted(set(statuses))}")
-    return f"{len(statuses)} instances in {len(EXAM.series)} series, each answered 0x0000 after its commit"
+    return f"{len(statuses)} instances, each answered 0x0000 after its commit"
 
 
 def _report(stage: Stage) -> str:
+    return _send(stage, "DEMO-1", "NW", "F")
+
+
+def _withdraw(stage: Stage) -> str:
+    said = _send(stage, "DEMO-2", "CA", "D")
+
+    def deleted() -> bool | None:
+        documents = stage.control("/control/dmp/documents")
+        return (
+            True if any(d["unique_id"] == stage.kos and d["status"] == "Deleted" for d in documents) else None
+        )
+
+    wait_for(deleted, PUBLISH_SECONDS, "no TD3.3c")
+    return f"{said}; TD3.3c: {stage.kos} Deleted"
+
+
+def _send(stage: Stage, control_id: str, order_control: str, status: str) -> str:
     mllp = stage.world["appliance"]["mllp"]
     flags = DEFAULT_FLAGS | {"INVISIBLE_PATIENT": True}
-    message = make_oru(make_cda(REPORT), REPORT, flags=flags, control_id="DEMO-1")
+    message = make_oru(
+        make_cda(REPORT),
+        REPORT,
+        flags=flags,
+        control_id=control_id,
+        order_control=order_control,
+        status=status,
+    )
     ack = send_hl7(message, mllp["host"], mllp["port"], 20)
-    if b"MSA|AA|DEMO-1" not in ack:
-        raise StepFailed(f"the report was answered {ack[:300]!r}")
-    return f"ORU^R01 of {len(message)} bytes acknowledged AA"
+    if f"MSA|AA|{control_id}".encode() not in ack:
+        raise StepFailed(f"the message was answered {ack[:300]!r}")
+    return f"ORU^R01 ({order_control}) of {len(message)} bytes acknowledged AA"
 
 
 def _published(stage: Stage) -> str:
@@ -149,10 +192,10 @@ def _published(stage: Stage) -> str:
     return f"TD2.1a: {document['type_code']} {stage.kos} Approved as {document['entry_uuid']}"
 
 
-def _approved_manifest(stage: Stage) -> dict[str, Any] | None:
+def _approved_manifest(stage: Stage, other_than: str = "") -> dict[str, Any] | None:
     documents = stage.control("/control/dmp/documents")
     found = [d for d in documents if d["type_code"].startswith("IMG-KOS") and d["status"] == "Approved"]
-    return found[0] if found else None
+    return found[0] if found and found[0]["unique_id"] != other_than else None
 
 
 def _known(stage: Stage) -> str:
@@ -187,6 +230,14 @@ def _refused(stage: Stage) -> str:
     return "WADO-RS answers 401"
 
 
+def _gone(stage: Stage) -> str:
+    token = stage.control("/control/psc/token", {"claims": {}, "ttl": 120})["access_token"]
+    status = _wado(stage, token).status
+    if status != 410:
+        raise StepFailed(f"after the withdrawal WADO-RS answered {status}")
+    return "WADO-RS answers 410"
+
+
 def _wado(stage: Stage, token: str | None) -> Fetched:
     url = f"{stage.world['appliance']['public']}/studies/{stage.study}"
     partner = stage.world["partner"]
@@ -201,8 +252,11 @@ STORY: tuple[tuple[str, Callable[[Stage], str]], ...] = (
     ("RIS sends the report (MLLP)", _report),
     ("appliance publishes the manifest", _published),
     ("the exam's page says so", _known),
+    ("late images replace the manifest", _late),
     ("partner DRIMBox fetches the images", _fetch),
     ("partner without a token is refused", _refused),
+    ("RIS withdraws the report", _withdraw),
+    ("partner fetches again", _gone),
 )
 
 

@@ -34,6 +34,7 @@ class Stage:
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
     world: dict[str, Any] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
+    late: list[Path] = field(default_factory=list)
     study: str = ""
     kos: str = ""
 
@@ -58,15 +59,19 @@ class Stage:
         self.processes.append(process)
         return process
 
-    def ask(self, *arguments: str) -> dict[str, Any] | None:
-        """The JSON that a `drimbox` command prints, None when it refuses."""
-        done = subprocess.run(  # noqa: S603 our own interpreter and names
-            [sys.executable, "-m", "drimbox", *arguments, "--json", "--config", self.config],
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a `drimbox` command on the appliance's configuration."""
+        return subprocess.run(  # noqa: S603 our own interpreter and names
+            [sys.executable, "-m", "drimbox", *arguments, "--config", self.config],
             capture_output=True,
             text=True,
             check=False,
         )
-        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def ask(self, *arguments: str) -> Any:
+        """The JSON that a `drimbox` command prints, None when it prints none."""
+        done = self.run(*arguments, "--json")
+        return json.loads(done.stdout) if done.stdout else None
 
     def stop(self) -> None:
         """Stop every process, the newest first."""

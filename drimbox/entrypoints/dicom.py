@@ -40,6 +40,7 @@ class AssociationSink:
                 self._writer,
                 header,
                 request.data_set,
+                note=self._foundation.archive.note_of(header, request.data_set),
                 digest=self._foundation.archive.digest(request.data_set),
                 now=utc_now(),
                 actor=self._actor,

@@ -21,12 +21,18 @@ exams_app = typer.Typer(help="What is known of exams.", no_args_is_help=True)
 
 ConfigOption = Annotated[Path | None, typer.Option(help="Configuration file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ReasonOption = Annotated[str, typer.Option(help="Why; kept in the trace.")]
 StudyArgument = Annotated[str, typer.Argument(help="Study Instance UID.")]
 
 
 @exams_app.command("list")
 def list_exams(
-    state: Annotated[str | None, typer.Option(help="RECEIVING, SETTLED or WITHDRAWN.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            help="RECEIVING, SETTLED, WITHDRAWN; or published, doubtful, refused, parked, thinner..."
+        ),
+    ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -75,10 +81,27 @@ def trace_exam(study: StudyArgument, as_json: JsonOption = False, config: Config
 
 @exams_app.command("release")
 def release_exam(study: StudyArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Try again what was parked or refused."""
+    """Try again what was parked or refused; let a thinner manifest go."""
     with _foundation(config) as foundation, _refusals():
         released = exams.release_exam(foundation.transactions, study, now=utc_now(), actor="operator")
-    typer.echo(json.dumps({"released": released}) if as_json else f"released: {', '.join(released)}")
+    said = f"released: {', '.join(released) or study}"
+    typer.echo(json.dumps({"released": released or [study]}) if as_json else said)
+
+
+@exams_app.command("withdraw")
+def withdraw_exam(study: StudyArgument, reason: ReasonOption, config: ConfigOption = None) -> None:
+    """Take the exam out of the DMP; partners are refused at once."""
+    with _foundation(config) as foundation, _refusals():
+        exams.withdraw_exam(foundation.transactions, study, now=utc_now(), actor="operator", reason=reason)
+    typer.echo("withdrawn: the manifest will be unpublished, partners are refused from now on")
+
+
+@exams_app.command("restore")
+def restore_exam(study: StudyArgument, reason: ReasonOption, config: ConfigOption = None) -> None:
+    """Let an exam that was withdrawn be public again."""
+    with _foundation(config) as foundation, _refusals():
+        exams.restore_exam(foundation.transactions, study, now=utc_now(), actor="operator", reason=reason)
+    typer.echo("restored: the exam will be published again if nothing else speaks against it")
 
 
 def _lines(exam: dict[str, Any]) -> Iterator[str]:
@@ -119,5 +142,5 @@ def _refusals() -> Iterator[None]:
         typer.echo(f"drimbox: no exam {error} is known here", err=True)
         raise typer.Exit(1) from error
     except exams.NothingToRelease as error:
-        typer.echo(f"drimbox: nothing of {error} is parked or refused", err=True)
+        typer.echo(f"drimbox: nothing of {error} waits for an operator", err=True)
         raise typer.Exit(1) from error

@@ -7,7 +7,7 @@ import structlog
 from drimbox.bootstrap import Foundation, make_reception, utc_now
 from drimbox.entrypoints.mllp import MllpDoor
 from drimbox.entrypoints.waiting import wait_for_stop
-from drimbox.flow.receive_report import Arrival
+from drimbox.flow.keep_report import Arrival
 from drimbox.flow.refuse_peer import trace_refused_peer
 
 log = structlog.get_logger(__name__)

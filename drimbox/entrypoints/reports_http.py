@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import structlog
 from flask import Flask, Response, jsonify, request
+from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException
 
 from drimbox.bootstrap import Foundation, make_reception, utc_now
 from drimbox.domain.errors import ReportRefused, Unavailable
-from drimbox.flow.receive_report import Arrival
+from drimbox.entrypoints.metrics import metrics_text
+from drimbox.flow.keep_report import Arrival
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +36,10 @@ def make_reports_app(foundation: Foundation) -> Flask:
             "warnings": [{"rule": v.rule, "message": v.message, "where": v.where} for v in accepted.warnings],
         }
         return jsonify(body), 200 if accepted.replay else 201
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(metrics_text(foundation), content_type=CONTENT_TYPE_LATEST)
 
     @app.errorhandler(ReportRefused)
     def refused(refusal: ReportRefused) -> tuple[Response, int]:

@@ -1,4 +1,7 @@
-"""`drimbox worker`: reconciles what changed and sends what is prepared, on APScheduler's clock.
+"""`drimbox worker`: reconciles what changed and sends what is prepared.
+
+Each thread goes on while it finds work, and wakes the others when it did some; APScheduler's clock wakes all of
+them every `worker.poll_interval` seconds, for what became due and for what other processes brought.
 
 One worker per node: it holds a lock file, so at its start every lease of its node belongs to a dead worker and
 is declared doubtful at once instead of after `dmp.lease` seconds.
@@ -9,11 +12,11 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
-from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.blocking import BlockingScheduler
 
 from drimbox.bootstrap import Foundation, make_publishing, make_reconciling, node_name
@@ -21,6 +24,8 @@ from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.supervisor import follow_supervisor
 
 log = structlog.get_logger(__name__)
+
+Job = Callable[[], int]
 
 
 class AnotherWorker(Exception):
@@ -32,25 +37,60 @@ def run_worker(foundation: Foundation) -> None:
     room = foundation.settings.worker
     with NodeLock(foundation.settings.storage.root / f"worker-{node_name()}.lock"):
         reconciling, publishing = make_reconciling(foundation), make_publishing(foundation)
-        _guarded("leases_expired", publishing.expire_leases_of_this_node)()
-        scheduler = BlockingScheduler(executors={"default": ThreadPoolExecutor(room.publishers + 1)})
-        jobs: dict[str, Callable[[], int]] = {"reconciled": reconciling.run_due}
-        jobs |= {f"published_{n}": publishing.run_due for n in range(room.publishers)}
-        for name, job in jobs.items():
-            scheduler.add_job(
-                _guarded(name, job),
-                "interval",
-                seconds=room.poll_interval,
-                id=name,
-                max_instances=1,
-                coalesce=True,
-            )
+        _count("leases_expired", publishing.expire_leases_of_this_node)
+        crew = Crew(worker_jobs(reconciling.run_due, publishing.run_due, room.publishers))
+        scheduler = BlockingScheduler()
+        scheduler.add_job(crew.wake, "interval", seconds=room.poll_interval, max_instances=1, coalesce=True)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: scheduler.shutdown(wait=False))
         follow_supervisor(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        crew.start()
         log.info("worker_started")
         scheduler.start()
+        crew.stop()
         log.info("worker_stopped")
+
+
+def worker_jobs(reconcile: Job, publish: Job, publishers: int) -> dict[str, Job]:
+    """One reconciler, `publishers` publishers, by their names in the log."""
+    return {"reconciled": reconcile} | {f"published_{number}": publish for number in range(publishers)}
+
+
+class Crew:
+    """A thread per job. A job returns how much it did: more than nothing, and it is called again at once."""
+
+    def __init__(self, jobs: Mapping[str, Job]) -> None:
+        self._stopping = threading.Event()
+        self._bells = {name: threading.Event() for name in jobs}
+        self._threads = [
+            threading.Thread(target=self._work, args=(name, job), name=name) for name, job in jobs.items()
+        ]
+
+    def start(self) -> None:
+        """Every job looks for work."""
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Every job looks for work again; one that is at work does so before it rests."""
+        for bell in self._bells.values():
+            bell.set()
+
+    def stop(self) -> None:
+        """Let every job end what it is doing, and wait for it."""
+        self._stopping.set()
+        self.wake()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, name: str, job: Job) -> None:
+        bell = self._bells[name]
+        while not self._stopping.is_set():
+            bell.clear()
+            if _count(name, job):
+                self.wake()
+            elif not self._stopping.is_set():
+                bell.wait()
 
 
 class NodeLock:
@@ -73,18 +113,16 @@ class NodeLock:
         os.close(self._descriptor)
 
 
-def _guarded(name: str, job: Callable[[], int]) -> Callable[[], None]:
-    """A defect in one pass is logged, and the next pass runs: the worker must outlive a bad exam."""
-
-    def run() -> None:
-        try:
-            count = job()
-        except Unavailable as error:
-            log.error("work_postponed", outcome=name, reason=str(error))  # noqa: TRY400 expected, no traceback
-        except Exception:
-            log.exception("work_failed", outcome=name)
-        else:
-            if count:
-                log.debug("work_done", outcome=name, count=count)
-
-    return run
+def _count(name: str, job: Job) -> int:
+    """What the job did. A defect in one pass is logged and counts as nothing: the worker must outlive a bad exam."""
+    try:
+        count = job()
+    except Unavailable as error:
+        log.error("work_postponed", outcome=name, reason=str(error))  # noqa: TRY400 expected, no traceback
+    except Exception:
+        log.exception("work_failed", outcome=name)
+    else:
+        if count:
+            log.debug("work_done", outcome=name, count=count)
+        return count
+    return 0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from dicom_store.rejection import REASONS
 from drimbox.domain.access import (
     SharedManifest,
     Wish,
@@ -37,22 +38,40 @@ class SharedManifests:
         self._shared: dict[str, frozenset[tuple[str, str]]] = {}
 
     def of(self, transaction: Transaction, kos_uid: str) -> SharedManifest | None:
-        """The manifest of that UID with today's state, or None."""
+        """The manifest of that UID with today's state, or None.
+
+        The bytes are read only while it is published: what was purged still has its precise answer.
+        """
         submission = transaction.ledger.submission_by_kos(kos_uid)
         if submission is None:
             return None
+        study, state = submission.study_instance_uid, SubmissionState(submission.state)
+        if state is SubmissionState.REGISTERED and is_withdrawn(transaction, study):
+            state = SubmissionState.WITHDRAWN  # from this moment on, whatever the DMP says and when
+        shared: frozenset[tuple[str, str]] = frozenset()
+        if state is SubmissionState.REGISTERED:
+            shared = self._read(kos_uid, submission.kos or "")
+        return SharedManifest(state, study, shared)
+
+    def _read(self, kos_uid: str, digest: str) -> frozenset[tuple[str, str]]:
         if kos_uid not in self._shared:
             if len(self._shared) >= self._limit:
                 self._shared.clear()
-            manifest = read_manifest(self._documents.get(submission.kos))
+            manifest = read_manifest(self._documents.get(digest))
             self._shared[kos_uid] = frozenset(
                 (series.series_instance_uid, ref.sop_instance_uid)
                 for series in manifest.series
                 for ref in series.instances
             )
-        return SharedManifest(
-            SubmissionState(submission.state), submission.study_instance_uid, self._shared[kos_uid]
-        )
+        return self._shared[kos_uid]
+
+
+def is_withdrawn(transaction: Transaction, study: str) -> bool:
+    """An order, an operator or the withdrawal of its report says that the exam must not be public."""
+    exam = transaction.ledger.exam(study)
+    if exam is not None and exam.withdrawn_by is not None:
+        return True
+    return transaction.ledger.had_reports(study) and not transaction.ledger.reports_of(study)
 
 
 def authorise(
@@ -77,9 +96,7 @@ def authorise(
         with transactions.reading() as transaction:
             shared = check_manifest(wish, manifests.of(transaction, kos))
             places = transaction.images.retrieve(wish.study, wish.series, wish.sop)
-        chosen = [place for place in places if place.ref.SOPInstanceUID in shared]
-        if not chosen:
-            raise refuse("instance-not-shared")
+        chosen = choose(places, shared)
     except AccessRefused as refusal:
         _note(transactions, wish, "RETRIEVAL_REFUSED", now, peer, code=refusal.code, status=refusal.status)
         raise
@@ -87,6 +104,21 @@ def authorise(
         transactions, wish, "RETRIEVAL_AUTHORISED", now, peer, subject=subject, kos=kos, instances=len(chosen)
     )
     return chosen
+
+
+def choose(places: Sequence[Any], shared: frozenset[str]) -> list[Any]:
+    """The stored instances that may leave. Raises `AccessRefused`: 404, or 410 when all of them were rejected."""
+    known = [place for place in places if place.ref.SOPInstanceUID in shared]
+    chosen = [place for place in known if not _stops_serving(place.rejected)]
+    if known and not chosen:
+        raise refuse("instance-withdrawn")
+    if not chosen:
+        raise refuse("instance-not-shared")
+    return chosen
+
+
+def _stops_serving(rejected: str | None) -> bool:
+    return rejected is not None and REASONS[rejected].stops_serving_at_once
 
 
 def _check_token(

@@ -8,13 +8,24 @@ from typing import Any
 
 from drimbox.domain.cda import read_cda
 from drimbox.domain.exam import VISIBILITY_CODES
-from drimbox.domain.lifecycle import MANIFEST_STATUS, Event, SubmissionState
+from drimbox.domain.lifecycle import MANIFEST_STATUS, OPEN, Event, ReportState, StudyState, SubmissionState
 from drimbox.domain.report import Patient
 from drimbox.flow import trace
 from drimbox.flow.ports import Documents, Transaction, Transactions
 from drimbox.flow.records import Exam, ReceivedReport, Submission, TraceEntry
+from drimbox.flow.steps import GONE, live_of, unfinished_of
 
+_TROUBLE = (
+    SubmissionState.DOUBTFUL,
+    SubmissionState.RESENDING,
+    SubmissionState.REFUSED,
+    SubmissionState.PARKED,
+)
 _RELEASABLE = (SubmissionState.PARKED, SubmissionState.REFUSED)
+
+
+# Rules that wait for an operator's word: `exams list --state parked` shows them beside parked submissions.
+_OPERATOR = {"thinner": "parked", "gone-at-dmp": "parked", "parked": "parked"}
 
 
 class UnknownExam(Exception):
@@ -26,9 +37,15 @@ class NothingToRelease(Exception):
 
 
 def list_exams(transactions: Transactions, state: str | None) -> list[dict[str, Any]]:
-    """One row per exam, newest change first; `state` filters by study state."""
+    """One row per exam, newest change first; `state`: a study state, a manifest status, or a rule (lower case)."""
+    study_state = state.upper() if state and state.upper() in set(StudyState) else None
     with transactions.reading() as transaction:
-        return [_row(transaction, exam) for exam in transaction.ledger.exams(state)]
+        rows = [_row(transaction, exam) for exam in transaction.ledger.exams(study_state)]
+    if state is None or study_state is not None:
+        return rows
+    return [
+        row for row in rows if state.lower() in (row["manifest"], row["rule"], _OPERATOR.get(row["rule"]))
+    ]
 
 
 def show_exam(transactions: Transactions, documents: Documents, study: str, time_zone: str) -> dict[str, Any]:
@@ -37,7 +54,7 @@ def show_exam(transactions: Transactions, documents: Documents, study: str, time
         exam = _exam(transaction, study)
         images = transaction.images.snapshot(study)
         reports = transaction.ledger.reports_of(study)
-        history = [s for s in transaction.ledger.submissions_of(study) if s.state != SubmissionState.DROPPED]
+        submissions = transaction.ledger.submissions_of(study)
         return {
             "study_instance_uid": study,
             "state": exam.state,
@@ -47,8 +64,8 @@ def show_exam(transactions: Transactions, documents: Documents, study: str, time
             "instances": len(images.instances) if images else 0,
             "series": len(images.series) if images else 0,
             "reports": [_report(report) for report in reports],
-            "manifest": _manifest(history[-1] if history else None),
-            "history": [_step(submission) for submission in history],
+            "manifest": _manifest(submissions),
+            "history": [_step(submission) for submission in _publications(submissions)],
         }
 
 
@@ -62,20 +79,59 @@ def trace_exam(transactions: Transactions, study: str) -> list[dict[str, Any]]:
 def release_exam(transactions: Transactions, study: str, *, now: datetime, actor: str) -> list[str]:
     """Let what was parked or refused try again; returns the submissions released.
 
-    A parked lot may be at the DMP: it becomes doubtful and is looked up first. Raises `UnknownExam`,
-    `NothingToRelease`.
+    A parked lot may be at the DMP: it becomes doubtful and is looked up first. Also the operator's word for a
+    thinner manifest. Raises `UnknownExam`, `NothingToRelease`.
     """
     with transactions.writing() as transaction:
         exam = _exam(transaction, study)
         released = [s for s in transaction.ledger.open_submissions(study) if s.state in _RELEASABLE]
-        if not released:
+        if not released and not _let_go(transaction, exam, now, actor):
             raise NothingToRelease(study)
         for submission in released:
             trace.move_submission(transaction, submission, Event.RELEASED, at=now, actor=actor)
             submission.ending, submission.endings, submission.due_at = None, 0, now
+        exam.judged = None
         exam.reconcile_at = now
         transaction.commit()
         return [submission.id for submission in released]
+
+
+def withdraw_exam(transactions: Transactions, study: str, *, now: datetime, actor: str, reason: str) -> None:
+    """Nothing of the exam may be public any more; the doors stop serving with this commit. Raises `UnknownExam`."""
+    with transactions.writing() as transaction:
+        exam = _exam(transaction, study)
+        exam.withdrawn_by = "operator"
+        exam.revision += 1
+        exam.reconcile_at = now
+        trace.move_study(transaction, exam, Event.WITHDRAWAL_ASKED, at=now, actor=actor, reason=reason)
+        transaction.commit()
+
+
+def restore_exam(transactions: Transactions, study: str, *, now: datetime, actor: str, reason: str) -> None:
+    """An exam that was withdrawn may be public again. Raises `UnknownExam`, `NothingToRelease`."""
+    with transactions.writing() as transaction:
+        exam = _exam(transaction, study)
+        if exam.withdrawn_by is None:
+            raise NothingToRelease(study)
+        exam.withdrawn_by = None
+        exam.revision += 1
+        exam.reconcile_at = now
+        trace.restore_study(transaction, exam, at=now, actor=actor, reason=reason)
+        transaction.commit()
+
+
+def _let_go(transaction: Transaction, exam: Exam, now: datetime, actor: str) -> bool:
+    """An operator's word for what no submission waits for: a thinner manifest, one that is gone at the DMP."""
+    live = live_of(transaction.ledger.submissions_of(exam.study_instance_uid))
+    if exam.rule == "thinner" and exam.held_key is not None:
+        exam.approved_key = exam.held_key
+        trace.note(transaction, "THINNER_APPROVED", at=now, actor=actor, study=exam.study_instance_uid)
+    elif live is not None and live.ending == GONE:
+        trace.move_submission(transaction, live, Event.WITHDRAWN, at=now, actor=actor, why="gone at the DMP")
+    else:
+        return False
+    exam.reconcile_at = now
+    return True
 
 
 def _exam(transaction: Transaction, study: str) -> Exam:
@@ -86,11 +142,11 @@ def _exam(transaction: Transaction, study: str) -> Exam:
 
 
 def _row(transaction: Transaction, exam: Exam) -> dict[str, Any]:
-    lots = [s for s in transaction.ledger.submissions_of(exam.study_instance_uid) if s.state != "DROPPED"]
     return {
         "study_instance_uid": exam.study_instance_uid,
         "state": exam.state,
-        "manifest": _manifest(lots[-1] if lots else None)["status"],
+        "manifest": _manifest(transaction.ledger.submissions_of(exam.study_instance_uid))["status"],
+        "rule": exam.rule,
         "reason": exam.reason,
         "changed_at": stamp(exam.changed_at),
     }
@@ -118,14 +174,34 @@ def _report(report: ReceivedReport) -> dict[str, Any]:
         "version": report.version,
         "operation": report.operation,
         "confidentiality": ["N", *flags],
-        "current": report.current,
+        "current": report.state == ReportState.CURRENT,
     }
 
 
-def _manifest(submission: Submission | None) -> dict[str, Any]:
-    if submission is None:
+def _publications(submissions: Sequence[Submission]) -> list[Submission]:
+    """The manifests that were made, oldest first, without those that never left."""
+    return [s for s in submissions if s.kind != "unpublish" and s.state != SubmissionState.DROPPED]
+
+
+def _manifest(submissions: Sequence[Submission]) -> dict[str, Any]:
+    """The newest manifest; trouble of its unpublication is trouble of the manifest."""
+    publications = _publications(submissions)
+    if not publications:
         return {"status": "none", "sop_instance_uid": None, "entry_uuid": None, "since": None}
-    return {**_step(submission), "entry_uuid": submission.entry_uuid, "error": submission.last_error}
+    newest, unfinished = _newest(publications), unfinished_of(submissions)
+    known = {**_step(newest), "entry_uuid": newest.entry_uuid, "error": newest.last_error}
+    if unfinished is not None and unfinished.kind == "unpublish" and unfinished.state in _TROUBLE:
+        trouble = _step(unfinished)
+        known |= {"status": trouble["status"], "since": trouble["since"], "error": unfinished.last_error}
+    return known
+
+
+def _newest(publications: Sequence[Submission]) -> Submission:
+    """The last one made: told by their states, for their dates are wrong after a clock was set back."""
+    not_replaced = [s for s in publications if s.state != SubmissionState.DEPRECATED]
+    registered = [s for s in not_replaced if s.state == SubmissionState.REGISTERED]
+    unfinished = [s for s in not_replaced if s.state in OPEN]
+    return (unfinished or registered or not_replaced or publications)[-1]
 
 
 def _step(submission: Submission) -> dict[str, Any]:

@@ -8,12 +8,11 @@ from datetime import datetime
 
 from drimbox.domain.errors import ReportRefused
 from drimbox.domain.exam import Wanted
-from drimbox.domain.identifiers import Identifier
-from drimbox.domain.kos import build_manifest, encode_manifest
-from drimbox.domain.kos_rules import check_manifest
+from drimbox.domain.identifiers import Identifier, Ins
+from drimbox.domain.kos import manifest_bytes, manifest_errors
 from drimbox.domain.report import Organization, Patient, Report
 from drimbox.domain.signer import Signer
-from drimbox.domain.violations import errors
+from drimbox.domain.vihf import VihfIdentity
 from drimbox.domain.xds.publication import (
     FrozenLot,
     ManifestFacts,
@@ -22,6 +21,8 @@ from drimbox.domain.xds.publication import (
     XdsOptions,
     freeze_publication,
 )
+from drimbox.domain.xds.withdrawal import FrozenWithdrawal, freeze_withdrawal
+from drimbox.flow.records import Submission
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +38,23 @@ class ManifestMaker:
     new_number: Callable[[], int]
     ipp_authority: str
 
-    def make(self, wanted: Wanted, replaces: str | None, now: datetime) -> FrozenLot:
-        """The frozen lot of a manifest; `replaces`: entryUUID of the entry that it deprecates (TD2.1b).
+    @property
+    def mark(self) -> str:
+        """What of the maker a lot depends on."""
+        return repr((self.publisher, self.options, self.retrieve_base, self.time_zone, self.ipp_authority))
+
+    def make(self, wanted: Wanted, target: Submission | None, now: datetime) -> FrozenLot:
+        """The frozen lot of a manifest; `target`: the published one that it deprecates (TD2.1b).
+
+        The VIHF of a change of images is that of the submission before; that of a new report comes from the report
+        (FAQ 8801, dmp-kos-xds 2.8).
 
         Raises `errors.Refused` (with every reason) when the facts do not make a manifest or lot that may leave.
         """
         report, study = wanted.source.report, wanted.images.StudyInstanceUID
+        same_report = target is not None and target.report_id == wanted.source.report_key
         kos_uid = self.new_uid()
-        dataset = build_manifest(
+        kos = manifest_bytes(
             wanted.images,
             report,
             requests=wanted.requests,
@@ -56,8 +66,7 @@ class ManifestMaker:
             now=now,
             time_zone=self.time_zone,
         )
-        kos = encode_manifest(dataset)
-        if broken := errors(check_manifest(kos)):
+        if broken := manifest_errors(kos):
             raise ReportRefused(
                 "manifest-invalid", "; ".join(f"{v.where}: {v.message} ({v.clause})" for v in broken)
             )
@@ -76,10 +85,24 @@ class ManifestMaker:
             patient_class=wanted.source.patient_class or None,
             local_patient_id=local_id_of(report.patient, self.ipp_authority),
             options=self.options,
-            replaces=replaces,
+            replaces=target.entry_uuid if target else None,
+            vihf=VihfIdentity.from_json(target.vihf) if target and same_report else None,
             secret_connection="CONNEXION_SECRETE" in wanted.source.flags,
         )
         return freeze_publication(publication, signer=self.signer, now=now)
+
+    def withdraw(self, live: Submission, now: datetime) -> FrozenWithdrawal:
+        """The frozen TD3.3c of a published manifest, under the identity that published it. Raises `errors.Refused`."""
+        assert live.entry_uuid is not None  # the caller waits until it is known
+        return freeze_withdrawal(
+            entry_uuid=live.entry_uuid,
+            patient=Ins(live.patient_ins, live.patient_oid),
+            vihf=VihfIdentity.from_json(live.vihf),
+            publisher=self.publisher,
+            options=self.options,
+            submission_set_uid=f"{self.publisher.uid_root}.{self.new_number()}",
+            now=now,
+        )
 
 
 def institution_of(report: Report, study: str) -> Organization | None:

@@ -6,10 +6,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from dicom_store.instance import InstanceHeader
+from dicom_store.rejection import RejectionNote
 from dicom_store.status import Outcome, StoreRefused
+from dicom_store.study import KeyImageNote
 from drimbox.domain.lifecycle import Event
 from drimbox.flow import trace
 from drimbox.flow.ports import ImageWriter, Transaction, Transactions
+
+LISTED = 100  # instances that a row of the trace names one by one
 
 
 def receive_instance(
@@ -18,6 +22,7 @@ def receive_instance(
     header: InstanceHeader,
     data_set: Any,
     *,
+    note: RejectionNote | KeyImageNote | None,
     digest: str,
     now: datetime,
     actor: str,
@@ -25,16 +30,19 @@ def receive_instance(
 ) -> Outcome:
     """Keep one instance; returns STORED, or DUPLICATE for the same bytes again.
 
-    `digest`: SHA-256 of the data set; `settle_after` in seconds. When this returns, the instance is durable and
-    committed (PS3.4 B.2.3: success means stored). Raises `StoreRefused` (traced by `refuse_instance`), OSError
-    and `errors.Unavailable` when it cannot be kept now.
+    `note`: what it says of others when it is a Key Object Selection. `digest`: SHA-256 of the data set;
+    `settle_after` in seconds. When this returns, the instance is durable and committed (PS3.4 B.2.3: success means
+    stored). Raises `StoreRefused` (traced by `refuse_instance`), OSError and `errors.Unavailable` when it cannot be
+    kept now.
     """
     with transactions.reading() as transaction:
         known = transaction.images.recognise(header, digest)
     stored = None if known else writer.append(header, data_set, digest)
     with transactions.writing() as transaction:
-        outcome = known or transaction.images.index(header, stored)
-        if outcome is Outcome.STORED:
+        outcome = known or transaction.images.index(header, stored, note)
+        if outcome is Outcome.STORED and isinstance(note, RejectionNote):
+            _exam_received_rejection(transaction, note, now, actor)
+        elif outcome is Outcome.STORED:
             _exam_received_image(transaction, header, now, actor, settle_after)
         else:
             trace.note(
@@ -71,6 +79,28 @@ def refuse_instance(
             reason=refusal.reason,
         )
         transaction.commit()
+
+
+def _exam_received_rejection(
+    transaction: Transaction, note: RejectionNote, now: datetime, actor: str
+) -> None:
+    """Instances are hidden with this commit; the manifest follows without waiting for the study to be quiet again."""
+    rejected = transaction.images.reject(note, now)
+    exam = transaction.ledger.exam_for_update(note.StudyInstanceUID, now)
+    exam.revision += 1
+    exam.reconcile_at = now
+    trace.note(
+        transaction,
+        "INSTANCES_REJECTED",
+        at=now,
+        actor=actor,
+        study=note.StudyInstanceUID,
+        code=note.code,
+        note=note.SOPInstanceUID,
+        hidden=list(rejected.hidden[:LISTED]),
+        count=len(rejected.hidden),
+        remembered=len(rejected.remembered),
+    )
 
 
 def _exam_received_image(

@@ -6,19 +6,32 @@ nothing is built again on a retry. A decision made on facts that changed meanwhi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from drimbox.domain.cda import read_cda
 from drimbox.domain.errors import Damaged, Refused, Unavailable
-from drimbox.domain.exam import ExamFacts, Policy, ReportFacts, Undecided, Wanted, desired
-from drimbox.domain.lifecycle import OPEN, REPLACEABLE, Event, StudyState, SubmissionState, standing
+from drimbox.domain.exam import (
+    RULES_VERSION,
+    ExamFacts,
+    Policy,
+    ReportFacts,
+    Undecided,
+    Unwanted,
+    Wanted,
+    desired,
+    thinner,
+)
+from drimbox.domain.kos import read_manifest
+from drimbox.domain.lifecycle import REPLACEABLE, Event, StudyState, standing
 from drimbox.flow import trace
-from drimbox.flow.manifest import ManifestMaker
 from drimbox.flow.ports import Clock, Documents, Transaction, Transactions
+from drimbox.flow.prepare import Preparing
 from drimbox.flow.records import Exam, ReceivedReport, Submission
+from drimbox.flow.steps import Step, live_of, matches, next_step, unfinished_of
 
 ACTOR = "reconciler"
 BATCH = 20
@@ -27,28 +40,39 @@ JUDGE_AGAIN = timedelta(minutes=5)  # after a look at an exam failed
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What one look at a study gave: its facts, the newest lot that counts, and how fresh they are."""
+    """What one look at a study gave: its facts, the manifest at the DMP, the unfinished lot, and how fresh it is."""
 
     facts: ExamFacts
-    head: Submission | None
+    live: Submission | None
+    unfinished: Submission | None
     revision: int
+    approved_key: str | None
+
+    @property
+    def mark(self) -> tuple[object, ...]:
+        """What must not have changed when a decision made on this look is written."""
+        return (self.revision, self.approved_key, *_mark(self.live), *_mark(self.unfinished))
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciling:
-    """The parts that reconciling needs. `new_id` names rows."""
+    """The parts that reconciling needs."""
 
     transactions: Transactions
     documents: Documents
-    maker: ManifestMaker
+    preparing: Preparing
     policy: Policy
     time_zone: str
     clock: Clock
-    new_id: Callable[[], str]
     log: Callable[..., Any]
 
     def run_due(self) -> int:
-        """Reconcile every study that is due; returns how many were looked at."""
+        """Reconcile every study that is due; returns how many were looked at.
+
+        Exams that were judged with the same facts and the same policy are not looked at again.
+        """
+        if dismissed := self._dismiss():
+            return dismissed
         with self.transactions.reading() as transaction:
             due = [exam.study_instance_uid for exam in transaction.ledger.due_exams(self.clock(), BATCH)]
         for study in due:
@@ -66,14 +90,27 @@ class Reconciling:
         with self.transactions.reading() as transaction:
             seen = self._look(transaction, study)
         wanted = desired(seen.facts, self.policy, now)
-        if isinstance(wanted, Undecided):
-            self._hold(seen, wanted, now)
-        elif (obstacle := _obstacle(seen.head, wanted)) is not None:
-            self._leave(seen, obstacle, now)
-        elif seen.head is not None and seen.head.content_key == wanted.content_key:
-            self._confirm(seen, seen.head, now)
+        step = next_step(wanted, seen.live)
+        if isinstance(step, Step) and step.kind == "replace" and isinstance(wanted, Wanted):
+            step = self._guarded(seen, step, wanted)
+        if isinstance(step, Undecided):
+            self._hold(seen, step, now, wanted.content_key if isinstance(wanted, Wanted) else None)
+        elif seen.unfinished is not None and seen.unfinished.state not in REPLACEABLE:
+            self._leave(seen, step, now)
+        elif step is not None and seen.unfinished is not None and matches(seen.unfinished, step):
+            self._confirm(seen, seen.unfinished, now)
+        elif step is None:
+            self._hold(seen, Undecided("", ""), now, judged=f"{seen.revision} {self._policy_mark}")
         else:
-            self._prepare(seen, wanted, now)
+            self._prepare(seen, step, wanted, now)
+
+    def _guarded(self, seen: _Seen, step: Step, wanted: Wanted) -> Step | Undecided:
+        """The replacement, unless it would make the manifest thinner without a cause or an operator's word."""
+        if wanted.content_key == seen.approved_key or seen.live is None or seen.live.kos is None:
+            return step
+        manifest = read_manifest(self.documents.get(seen.live.kos))
+        published = frozenset(ref.sop_instance_uid for series in manifest.series for ref in series.instances)
+        return thinner(wanted, published, self.policy) or step
 
     def _give_up(self, study: str, error: Exception) -> None:
         """Say that this exam cannot be judged, and look again later."""
@@ -90,58 +127,33 @@ class Reconciling:
     def _look(self, transaction: Transaction, study: str) -> _Seen:
         exam = transaction.ledger.exam(study)
         assert exam is not None  # exams are never deleted
-        head = _head(transaction.ledger.submissions_of(study))
+        submissions = transaction.ledger.submissions_of(study)
         facts = ExamFacts(
             study_instance_uid=study,
             images=transaction.images.snapshot(study),
             last_instance_at=exam.last_instance_at,
             reports=tuple(self._report_facts(row) for row in transaction.ledger.reports_of(study)),
+            withdrawn=exam.withdrawn_by is not None,
+            had_reports=transaction.ledger.had_reports(study),
         )
-        return _Seen(facts, head, exam.revision)
+        return _Seen(
+            facts, live_of(submissions), unfinished_of(submissions), exam.revision, exam.approved_key
+        )
 
     def _report_facts(self, row: ReceivedReport) -> ReportFacts:
         reading = read_cda(self.documents.get(row.cda), time_zone=self.time_zone)
         assert reading.report is not None  # it was accepted, and its bytes never change
-        return ReportFacts(
-            reading.report,
-            row.id,
-            row.cda,
-            tuple(row.flags),
-            row.destined_to_dmp,
-            row.patient_class,
-            row.sender,
-        )
+        sent_as = (tuple(row.flags), row.destined_to_dmp, row.patient_class, row.sender)
+        return ReportFacts(reading.report, row.id, row.cda, *sent_as)
 
-    def _prepare(self, seen: _Seen, wanted: Wanted, now: datetime) -> None:
-        target = (
-            seen.head if seen.head is not None and seen.head.state == SubmissionState.REGISTERED else None
-        )
+    def _prepare(self, seen: _Seen, step: Step, wanted: Wanted | Unwanted | Undecided, now: datetime) -> None:
         try:
-            lot = self.maker.make(wanted, target.entry_uuid if target else None, now)
+            submission = self.preparing.submission(
+                step, wanted, seen.facts.study_instance_uid, seen.revision, now
+            )
         except Refused as refusal:
             self._hold(seen, Undecided(refusal.code, refusal.reason), now)
             return
-        submission = Submission(
-            id=self.new_id(),
-            study_instance_uid=wanted.images.StudyInstanceUID,
-            kind="replace" if target else "publish",
-            content_key=wanted.content_key,
-            kos_uid=lot.kos_uid,
-            submission_set_uid=lot.submission_set_uid,
-            signature_uid=lot.signature_uid,
-            kos=self.documents.put(lot.kos),
-            signature=self.documents.put(lot.signature),
-            request=self.documents.put(lot.submit_objects_request),
-            vihf=lot.vihf.to_json(),
-            report_id=wanted.source.report_key,
-            patient_ins=lot.patient.value,
-            patient_oid=lot.patient.oid,
-            revision=seen.revision,
-            created_at=now,
-            since=now,
-            due_at=now,
-            replaces_id=target.id if target else None,
-        )
         with self.transactions.writing() as transaction:
             exam = self._still(transaction, seen, now)
             if exam is None:
@@ -156,40 +168,75 @@ class Reconciling:
                 study=exam.study_instance_uid,
                 submission=submission.id,
                 kind=submission.kind,
+                cause=submission.cause,
                 kos=submission.kos_uid,
-                instances=len(wanted.images.instances),
+                instances=len(wanted.images.instances) if isinstance(wanted, Wanted) else None,
             )
             _note_reason(transaction, exam, _standing(submission), now)
             transaction.commit()
 
-    def _hold(self, seen: _Seen, why: Undecided, now: datetime) -> None:
-        """Nothing may leave now: what is prepared and not sent is dropped, the reason is kept."""
+    def _dismiss(self) -> int:
+        now = self.clock()
+        with self.transactions.reading() as transaction:
+            if not transaction.ledger.due_exams(now, 1):
+                return 0
+        with self.transactions.writing() as transaction:
+            dismissed = transaction.ledger.dismiss_judged(now, self._policy_mark)
+            transaction.commit()
+        return dismissed
+
+    @property
+    def _policy_mark(self) -> str:
+        """Changes when the rules or what is built by them change."""
+        seen = [repr(self.policy), self.time_zone, self.preparing.maker.mark, str(RULES_VERSION)]
+        return hashlib.sha256("\n".join(seen).encode()).hexdigest()
+
+    def _hold(
+        self,
+        seen: _Seen,
+        why: Undecided,
+        now: datetime,
+        held_key: str | None = None,
+        *,
+        judged: str | None = None,
+    ) -> None:
+        """Nothing may leave now: what is prepared and not sent is dropped, the reason is kept.
+
+        `held_key`: the content that an operator's word would let go; `judged`: mark of a judgement that need not be
+        made again.
+        """
         with self.transactions.writing() as transaction:
             exam = self._still(transaction, seen, now)
             if exam is None:
                 return
             _drop_unsent(transaction, exam, now)
+            exam.held_key, exam.judged = held_key, judged
             _note_reason(transaction, exam, why, now)
             transaction.commit()
 
-    def _confirm(self, seen: _Seen, head: Submission, now: datetime) -> None:
-        """The newest lot is the wanted one, whatever arrived since it was made."""
+    def _confirm(self, seen: _Seen, unfinished: Submission, now: datetime) -> None:
+        """The unfinished lot is the wanted one, whatever arrived since it was made."""
         with self.transactions.writing() as transaction:
             exam = self._still(transaction, seen, now)
-            lot = transaction.ledger.submission(head.id)
+            lot = transaction.ledger.submission(unfinished.id)
             if exam is None or lot is None:
                 return
             lot.revision = exam.revision
             _note_reason(transaction, exam, _standing(lot), now)
             transaction.commit()
 
-    def _leave(self, seen: _Seen, standing: Undecided, now: datetime) -> None:
-        """The lot before the wanted one must be settled first: only the reason is kept."""
+    def _leave(self, seen: _Seen, step: Step | None, now: datetime) -> None:
+        """A lot is with the DMP: its fate must be known before the next step; only the reason is kept."""
+        assert seen.unfinished is not None
+        reason = _standing(seen.unfinished)
+        if step is None or not matches(seen.unfinished, step):
+            words = "the submission before it is with the DMP: its fate must be known first"
+            reason = Undecided("in-flight", f"{words} ({reason.reason})")
         with self.transactions.writing() as transaction:
             exam = self._still(transaction, seen, now)
             if exam is None:
                 return
-            _note_reason(transaction, exam, standing, now)
+            _note_reason(transaction, exam, reason, now)
             transaction.commit()
 
     def _still(self, transaction: Transaction, seen: _Seen, now: datetime) -> Exam | None:
@@ -201,8 +248,11 @@ class Reconciling:
         exam = transaction.ledger.exam(study, lock=True)
         assert exam is not None
         transaction.ledger.open_submissions(study)
-        head = _head(transaction.ledger.submissions_of(study))
-        if exam.revision != seen.revision or _mark(head) != _mark(seen.head):
+        submissions = transaction.ledger.submissions_of(study)
+        fresh = _Seen(
+            seen.facts, live_of(submissions), unfinished_of(submissions), exam.revision, exam.approved_key
+        )
+        if fresh.mark != seen.mark:
             return None
         quiet_after = timedelta(seconds=self.policy.settle_after)
         last = exam.last_instance_at
@@ -217,36 +267,13 @@ def _drop_unsent(transaction: Transaction, exam: Exam, now: datetime) -> None:
             trace.move_submission(transaction, stale, Event.SUPERSEDED, at=now, actor=ACTOR)
 
 
-def _head(submissions: Sequence[Submission]) -> Submission | None:
-    """The newest lot that the DMP holds, may hold or is about to hold."""
-    counting = OPEN | {SubmissionState.REGISTERED}
-    alive = [submission for submission in submissions if submission.state in counting]
-    return alive[-1] if alive else None
+def _mark(submission: Submission | None) -> tuple[object, ...]:
+    return (None,) if submission is None else (submission.id, submission.state, submission.entry_uuid)
 
 
-def _mark(head: Submission | None) -> tuple[str, str] | None:
-    return None if head is None else (head.id, head.state)
-
-
-def _obstacle(head: Submission | None, wanted: Wanted) -> Undecided | None:
-    """Why another lot may not be prepared beside the newest one."""
-    if head is None or head.content_key == wanted.content_key or head.state in REPLACEABLE:
-        return None
-    if head.state != SubmissionState.REGISTERED:
-        return Undecided("in-flight", "the manifest before it is with the DMP: its fate must be known first")
-    patient = wanted.source.report.patient.ins
-    if patient is None or (patient.value, patient.oid) != (head.patient_ins, head.patient_oid):
-        return Undecided(
-            "patient-changed", "the published manifest is in another patient's DMP: an operator decides"
-        )
-    if head.entry_uuid is None:
-        return Undecided("entry-unknown", "the entryUUID of the published manifest is being looked up")
-    return None
-
-
-def _standing(head: Submission) -> Undecided:
+def _standing(submission: Submission) -> Undecided:
     """Where the wanted lot stands with the DMP; an empty rule means that there is nothing to say."""
-    rule, reason = standing(head.state, head.last_error)
+    rule, reason = standing(submission.state, submission.last_error)
     return Undecided(rule or "", reason or "")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from drimbox.domain.lifecycle import StudyState, SubmissionState
+from drimbox.domain.lifecycle import ReportState, StudyState, SubmissionState
 
 
 @dataclass(eq=False)
@@ -24,6 +24,12 @@ class Exam:
     revision: int = 0
     last_instance_at: datetime | None = None
     reconcile_at: datetime | None = None
+    judged: str | None = (
+        None  # mark of the judgement "nothing to do" (revision and policy), None = judge again
+    )
+    withdrawn_by: str | None = None  # "order" or "operator": nothing of it may be public
+    held_key: str | None = None  # content that waits for an operator's word
+    approved_key: str | None = None  # content that an operator approved
 
 
 @dataclass(eq=False)
@@ -43,7 +49,10 @@ class ReceivedReport:
     patient_class: str
     sender: dict[str, str]
     message: str | None = None
-    current: bool = True
+    patient_ins: str | None = None
+    patient_oid: str | None = None
+    state: str = ReportState.CURRENT
+    replaced_by: str | None = None
 
 
 @dataclass(eq=False)
@@ -52,6 +61,14 @@ class ReportStudy:
 
     report_id: str
     study_instance_uid: str
+
+
+@dataclass(eq=False)
+class ReportParent:
+    """A report replaces a document, known here or not."""
+
+    report_id: str
+    document_id: str
 
 
 @dataclass(eq=False)
@@ -74,28 +91,33 @@ class Message:
 class Submission:
     """One lot made for the DMP: frozen bytes (digests in the document store), mutable state.
 
-    `revision`: that of the exam when the lot was last judged right; it is sent only while they are equal.
+    `kind`: publish (TD2.1a), replace (TD2.1b: of `replaces_id`, known to the DMP as `target_entry`), or unpublish
+    (TD3.3c of the same; it has no documents). `revision`: that of the exam when the lot was last judged right; it
+    is sent only while they are equal. `origin`: made here, or imported from an archive.
     """
 
     id: str
     study_instance_uid: str
     kind: str
     content_key: str
-    kos_uid: str
     submission_set_uid: str
-    signature_uid: str
-    kos: str
-    signature: str
     request: str
     vihf: str
-    report_id: str
     patient_ins: str
     patient_oid: str
     revision: int
     created_at: datetime
     since: datetime
     state: str = SubmissionState.PREPARED
+    kos_uid: str | None = None
+    signature_uid: str | None = None
+    kos: str | None = None
+    signature: str | None = None
+    report_id: str | None = None
     replaces_id: str | None = None
+    target_entry: str | None = None
+    origin: str = "made"
+    cause: str | None = None
     entry_uuid: str | None = None
     attempts: int = 0
     ending: str | None = None  # how the last attempt ended, and how often in a row (`domain/retry.py`)
@@ -104,6 +126,16 @@ class Submission:
     lease_owner: str | None = None
     lease_until: datetime | None = None
     last_error: str | None = None
+
+
+@dataclass(eq=False)
+class Gate:
+    """A queue that stands still: nothing is sent before `until`, then one message tries whether it may go on."""
+
+    name: str
+    since: datetime
+    until: datetime
+    reason: str
 
 
 @dataclass(eq=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from drimbox.domain.lifecycle import Event, advance_study, advance_submission
+from drimbox.domain.lifecycle import Event, StudyState, advance_report, advance_study, advance_submission
 from drimbox.flow.ports import Transaction
-from drimbox.flow.records import Exam, Submission, TraceEntry
+from drimbox.flow.records import Exam, ReceivedReport, Submission, TraceEntry
 
 
 def note(
@@ -33,6 +33,32 @@ def move_study(
     transaction.ledger.add(
         TraceEntry(at, event, actor, exam.study_instance_uid, None, before, exam.state, detail)
     )
+
+
+def restore_study(transaction: Transaction, exam: Exam, *, at: datetime, actor: str, **detail: Any) -> None:
+    """A study that was withdrawn may be public again; images that came meanwhile have moved its state already."""
+    if exam.state == StudyState.WITHDRAWN:
+        move_study(transaction, exam, Event.RESTORATION_ASKED, at=at, actor=actor, **detail)
+    else:
+        study = exam.study_instance_uid
+        note(transaction, Event.RESTORATION_ASKED, at=at, actor=actor, study=study, **detail)
+
+
+def move_report(
+    transaction: Transaction,
+    report: ReceivedReport,
+    event: Event,
+    *,
+    at: datetime,
+    actor: str,
+    study: str,
+    **detail: Any,
+) -> None:
+    """Advance a report by the table and trace it under one of its studies. Raises `NoSuchTransition`."""
+    before, report.state = report.state, advance_report(report.state, event)
+    name = f"REPORT_{event}"
+    detail["document"] = report.document_id
+    transaction.ledger.add(TraceEntry(at, name, actor, study, None, before, report.state, detail))
 
 
 def move_submission(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from lxml import etree
 
+from drimbox.domain.acknowledge import acknowledge
 from drimbox.domain.cda import read_cda
-from drimbox.domain.hl7v2 import MessageRefused, ReportMessage, read_message
+from drimbox.domain.hl7v2 import ExamOrder, ReportMessage, read_message
 from drimbox.domain.identifiers import Identifier
 from drimbox.domain.report import Report
-from fixtures.reports import ReportSpec, make_cda
+from drimbox.domain.report_states import Incoming, Known, StatePolicy, decide
+from fixtures.reports import ReportSpec, make_cda, make_omi
 
 INS = Identifier("1.2.250.1.213.1.4.10", "279035121518989")
 FILLED = {
@@ -30,11 +34,17 @@ def report(official: Path, name: str, *, warnings: set[str]) -> Report:
     return reading.report
 
 
-def message(official: Path, name: str, *, fill: bool = True) -> ReportMessage:
+def received(official: Path, name: str, *, fill: bool = True) -> ReportMessage | ExamOrder:
     data = (official / "hl7" / name).read_bytes()
     for placeholder, value in FILLED.items() if fill else ():
         data = data.replace(placeholder.encode(), value.encode())
-    return read_message(data, operations={"NW", "RO", "CA"})
+    return read_message(data)
+
+
+def message(official: Path, name: str, *, fill: bool = True) -> ReportMessage:
+    found = received(official, name, fill=fill)
+    assert isinstance(found, ReportMessage)
+    return found
 
 
 def carried(found: ReportMessage) -> Report:
@@ -105,10 +115,67 @@ def test_er7_messages(official: Path, name: str, operation: str, document: str) 
     assert inside.authors[0].time.at.microsecond == 827_000
 
 
-def test_the_deletion_of_an_exam_is_another_message(official: Path) -> None:
-    with pytest.raises(MessageRefused) as refused:
-        message(official, "CR_W_Suppression-OMI.hl7")
-    assert (refused.value.ack, refused.value.error, refused.value.header.control_id) == ("AE", 200, "001")
+@pytest.mark.parametrize("fill", [True, False])
+def test_cr_w_deletes_an_exam(official: Path, fill: bool) -> None:
+    found = received(official, "CR_W_Suppression-OMI.hl7", fill=fill)
+    assert isinstance(found, ExamOrder)
+    assert (found.control, found.cancelled) == ("CA", True)
+    assert found.study_instance_uid == "1.2.250.1.213.4.5.2.1.124"
+    assert found.accession == Identifier("", "ACN124")
+    assert found.requested_procedure_id == Identifier("", "PACS_SOURCE")
+    assert (found.ins, found.identity_reliability, found.patient_class) == (INS, "VALI", "I")
+    assert found.local_ids == (Identifier("1.2.250.1.213.4.5.2.4", "IPP101"),)
+    assert (found.header.control_id, found.header.version, found.warnings) == ("001", "2.5.1", ())
+    answer = acknowledge(found.header, code="AA", now=datetime(2026, 11, 14, tzinfo=UTC), control_id="X")
+    assert b"|ACK^O23^ACK|X|P|2.5.1|" in answer
+    assert answer.endswith(b"\rMSA|AA|001\r")
+
+
+def names(data: bytes) -> list[bytes]:
+    return [line[:3] for line in data.replace(b"\n", b"").split(b"\r") if line]
+
+
+def test_our_synthetic_order_has_the_shape_of_the_official_one(official: Path) -> None:
+    theirs, ours = (official / "hl7" / "CR_W_Suppression-OMI.hl7").read_bytes(), make_omi()
+    assert names(ours) == names(theirs)
+    filled = [{n for n, f in enumerate(d.split(b"IPC|")[1].split(b"|")) if f.strip()} for d in (theirs, ours)]
+    assert filled[0] == filled[1]
+
+
+def incoming(official: Path, name: str) -> tuple[ReportMessage, Incoming]:
+    found = message(official, name)
+    inside = carried(found)
+    digest = hashlib.sha256(found.cda).hexdigest()
+    parents = tuple(str(parent) for parent in inside.replaces)
+    return found, Incoming(str(inside.id), digest, parents, found.flags.get("MODIF_CONF_CODE", False))
+
+
+def test_the_life_of_a_report(official: Path) -> None:
+    """Created, replaced, deleted by the three .er7: the CDA of the deletion is not the bytes of the replacement."""
+    policy = StatePolicy()
+    created, first = incoming(official, "01_mdm_t02_img_init_v21.er7")
+    assert decide(created.operation, first, Known(), policy).row == "new"
+    replaced, second = incoming(official, "02_mdm_t10_img_replace_v21.er7")
+    assert second.parents == (first.document_id,) == (replaced.parent_id,)
+    verdict = decide(replaced.operation, second, Known(parents={first.document_id: "current"}), policy)
+    assert (verdict.kind, verdict.supersedes) == ("replace", (first.document_id,))
+    deleted, third = incoming(official, "03_mdm_t04_img_delete_v21.er7")
+    assert third.document_id == second.document_id
+    known = Known(("current", second.digest), {first.document_id: "superseded"})
+    verdict = decide(deleted.operation, third, known, policy)
+    assert (verdict.kind, verdict.row) == ("withdraw", "deletion-other-content")
+    known = Known(("withdrawn", second.digest), known.parents)
+    assert decide(deleted.operation, third, known, policy).kind == "nothing"
+
+
+def test_g1_maj_before_and_after_g1(official: Path) -> None:
+    found, update = incoming(official, "CR_G1_MAJ-MDM.hl7")
+    known = Known(parents={"1.2.250.1.213.4.5.4.407": "current"})
+    assert decide(found.operation, update, known, StatePolicy()).kind == "replace"
+    alone = decide(found.operation, update, Known(), StatePolicy())
+    assert (alone.kind, alone.warning) == ("create", "orphan-replacement")
+    strict = decide(found.operation, update, Known(), StatePolicy(orphan_replacement=False))
+    assert (strict.kind, strict.code) == ("refuse", "900")
 
 
 def test_cr_f_two_studies_two_accessions(official: Path) -> None:

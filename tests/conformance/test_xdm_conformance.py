@@ -11,7 +11,7 @@ import pytest
 from lxml import etree
 
 from drimbox.domain.identifiers import Identifier, Ins
-from drimbox.domain.xds.vocabulary import LCM, RIM
+from drimbox.domain.xds.vocabulary import APPROVED, LCM, RIM
 from drimbox.domain.xds.xdm import ArchivedLot, ArchiveSender, archive_files
 
 NS = {"rim": RIM, "lcm": LCM}
@@ -69,7 +69,7 @@ def lot(official: Path) -> ArchivedLot:
         ins=Ins("162018885045327", "1.2.250.1.213.1.4.10"),
         ipp=Identifier("2.25.308558515749272265601084678280819623195.3.2.1", "627028977073869316"),
         entry_uuid="3d188b5d-0446-468b-a750-09246812625d",
-        status="REGISTERED",
+        status=APPROVED,
     )
 
 

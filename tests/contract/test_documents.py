@@ -54,3 +54,29 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(Unavailable, match="No space left"):
         documents.put(b"bytes")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_forgotten_document_is_gone_and_may_be_put_again(tmp_path: Path) -> None:
+    documents = Documents(tmp_path)
+    digest, other = documents.put(b"bytes"), documents.put(b"others")
+    assert documents.forget(digest)
+    assert not documents.forget(digest)
+    assert not documents.forget("0" * 64)
+    with pytest.raises(Damaged):
+        documents.get(digest)
+    assert documents.get(other) == b"others"
+    assert documents.put(b"bytes") == digest
+    with pytest.raises(Damaged):
+        documents.forget("../secret")
+
+
+def test_a_document_that_cannot_be_deleted_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = Documents(tmp_path)
+    digest = documents.put(b"bytes")
+
+    def refuse(_path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(Unavailable, match="Permission denied"):
+        documents.forget(digest)

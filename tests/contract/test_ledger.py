@@ -15,7 +15,7 @@ from sqlalchemy import text
 from dicom_store.archive import Archive
 from dicom_store.index import Base as ImagesBase
 from drimbox.adapters.database import Database
-from drimbox.adapters.ledger import metadata
+from drimbox.adapters.tables import metadata
 from drimbox.adapters.transactions import SqlTransactions
 from drimbox.domain.errors import Unavailable
 from drimbox.domain.lifecycle import Event
@@ -142,14 +142,18 @@ def test_a_database_that_cannot_be_used_is_unavailable(tmp_path: Path) -> None:
         database.migrate()
 
 
-def test_a_locked_database_is_unavailable_not_a_crash(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'drimbox.sqlite'}", busy_timeout=0.2)
-    database.migrate()
-    with database.writing() as first:
+def test_a_database_locked_by_a_process_or_a_thread_is_unavailable(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'drimbox.sqlite'}"
+    ours, theirs = (Database(url, busy_timeout=0.2) for _ in range(2))
+    ours.migrate()
+    with theirs.writing() as first:
         first.execute(text("SELECT 1"))
-        with pytest.raises(Unavailable, match="locked"), database.writing() as second:
+        with pytest.raises(Unavailable, match="locked"), ours.writing() as second:
             second.execute(text("SELECT 1"))
-    database.close()
+        with pytest.raises(Unavailable, match="other threads"), theirs.writing():
+            pass
+    ours.close()
+    theirs.close()
 
 
 def test_a_commit_is_durable_on_sqlite(tmp_path: Path) -> None:

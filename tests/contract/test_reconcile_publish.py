@@ -26,12 +26,16 @@ from drimbox.domain.xds.metadata import DocumentEntry
 from drimbox.domain.xds.outcome import Exchange, Found, NoAnswer, NotFound, NotSent, Refused, Registered
 from drimbox.domain.xds.publication import FrozenLot, Publisher, XdsOptions
 from drimbox.domain.xds.response import ErrorKind, RegistryError
+from drimbox.domain.xds.withdrawal import FrozenWithdrawal
 from drimbox.flow import exams, trace
+from drimbox.flow.keep_report import Arrival
 from drimbox.flow.manifest import ManifestMaker
+from drimbox.flow.prepare import Preparing
 from drimbox.flow.publish import Publishing
 from drimbox.flow.receive_instance import receive_instance
-from drimbox.flow.receive_report import Arrival, Reception
+from drimbox.flow.receive_report import Reception
 from drimbox.flow.reconcile import Reconciling
+from drimbox.flow.settle import Settling
 from fixtures.certificates import NOW as CERTIFICATE_NOW
 from fixtures.certificates import make_authority, make_leaf
 from fixtures.images import SeriesSpec, StudySpec, study_datasets
@@ -52,6 +56,7 @@ class ScriptedDmp:
         self.lookups: list[Any] = []
         self.published: list[FrozenLot] = []
         self.asked: list[str] = []
+        self.withdrawn: list[FrozenWithdrawal] = []
 
     def publish(self, lot: FrozenLot) -> Any:
         self.published.append(lot)
@@ -60,6 +65,10 @@ class ScriptedDmp:
     def find(self, unique_id: str, identity: Any) -> Any:
         self.asked.append(unique_id)
         return self.lookups.pop(0) if self.lookups else found(entry_of(unique_id))
+
+    def withdraw(self, withdrawal: FrozenWithdrawal) -> Any:
+        self.withdrawn.append(withdrawal)
+        return self.answers.pop(0) if self.answers else Registered(EXCHANGE)
 
 
 class Box:
@@ -78,17 +87,20 @@ class Box:
         self.reception = Reception(
             self.transactions, self.documents, "Europe/Paris", self.new_id, lambda: "ACK1"
         )
+        preparing = Preparing(self.documents, self.maker(root), self.new_id)
         self.reconciling = Reconciling(
-            self.transactions, self.documents, self.maker(root), POLICY, "Europe/Paris",
-            lambda: self.now, self.new_id, lambda event, **_: self.logged.append(event),
-        )  # fmt: skip
+            self.transactions, self.documents, preparing, POLICY, "Europe/Paris", lambda: self.now, self.say
+        )
         self.publishing = self.publisher("node-a")
 
-    def publisher(self, node: str) -> Publishing:
+    def say(self, event: str, **_: Any) -> None:
+        self.logged.append(event)
+
+    def publisher(self, node: str, dmp: Any = None) -> Publishing:
+        settling = Settling(self.documents, RetryPolicy(10, 100), f"worker:{node}", lambda: 0.0, self.say)
         return Publishing(
-            self.transactions, self.documents, self.dmp, RetryPolicy(10, 100), lambda: self.now, node, 60,
-            lambda: 0.0, lambda event, **_: self.logged.append(event),
-        )  # fmt: skip
+            self.transactions, self.documents, dmp or self.dmp, settling, lambda: self.now, node, 60, self.say
+        )
 
     def maker(self, root: Path) -> ManifestMaker:
         leaf = LEAF
@@ -124,7 +136,8 @@ class Box:
         )
         with self.archive.writer() as writer:
             receive_instance(
-                self.transactions, writer, header, data_set, digest=self.archive.digest(data_set),
+                self.transactions, writer, header, data_set, note=self.archive.note_of(header, data_set),
+                digest=self.archive.digest(data_set),
                 now=self.now, actor="test", settle_after=60,
             )  # fmt: skip
 
@@ -354,9 +367,7 @@ def test_an_answer_that_comes_after_the_lease_is_left_to_the_registry(box: Box) 
             other.run_due()  # declares the doubt and settles it by lookup
             return NotSent(EXCHANGE, "late and wrong")
 
-    box.publishing = box.publisher("node-a")
-    object.__setattr__(box.publishing, "dmp", Slow())
-    box.publishing.run_due()
+    box.publisher("node-a", Slow()).run_due()
     assert box.exam()["manifest"]["status"] == "published"
     assert "NOT_SENT" not in box.events()
 

@@ -16,8 +16,8 @@ import whitelist
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("drimbox", "dicom_store", "whitelist", "healthcheck")
-# Modules that are tables laid beside a standard: they may be long.
-TABLES = {"drimbox/domain/xds/vocabulary.py"}
+# Modules that are tables, laid beside a standard or a row per setting: they may be long.
+TABLES = {"drimbox/domain/xds/vocabulary.py", "drimbox/settings.py"}
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "manager", "service", "misc"}
 # What a pure file may never import: the world.
 WORLD = {
@@ -37,7 +37,16 @@ PURE = [
     *sorted((ROOT / "drimbox/domain").rglob("*.py")),
     *(
         ROOT / "dicom_store" / f"{name}.py"
-        for name in ("instance", "study", "paths", "negotiation", "multipart", "status", "header")
+        for name in (
+            "instance",
+            "study",
+            "paths",
+            "negotiation",
+            "multipart",
+            "status",
+            "header",
+            "rejection",
+        )
     ),
 ]
 

@@ -9,15 +9,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dicom_store.paths import check_uid
 from drimbox.domain.cda import read_cda
-from drimbox.domain.hl7v2 import MessageRefused, peek_header, read_message
+from drimbox.domain.hl7v2 import ExamOrder, MessageRefused, peek_header, read_message
+from drimbox.domain.hl7v2_grammar import ORDER_CONTROLS
 from drimbox.domain.timestamp import InvalidTimestamp, parse_timestamp
 from drimbox.entrypoints.mllp import Deframer
-from fixtures.reports import frame, make_cda, make_mdm, make_oru
+from fixtures.reports import frame, make_cda, make_mdm, make_omi, make_oru
 
 NOW = datetime(2026, 9, 14, tzinfo=UTC)
 CDA = make_cda()
-MESSAGES = (make_oru(CDA), make_mdm(CDA))
+MESSAGES = (make_oru(CDA), make_mdm(CDA), make_omi())
 contents = st.lists(st.binary(max_size=40).filter(lambda m: b"\x1c\r" not in m))
 
 
@@ -87,7 +89,12 @@ def test_a_damaged_message_is_read_or_refused_with_an_answer(
             assert answer.startswith(b"MSH")
             assert peek_header(answer).is_acknowledgement
         return
-    assert read.operation == "NW"
+    if isinstance(read, ExamOrder):
+        assert read.control in ORDER_CONTROLS
+        assert check_uid(read.study_instance_uid)
+        assert read.accession.extension
+    else:
+        assert read.operation == "NW"
 
 
 @settings(max_examples=300, deadline=None)

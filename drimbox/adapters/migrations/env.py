@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 
 from dicom_store.index import Base as ImagesBase
-from drimbox.adapters.ledger import metadata
+from drimbox.adapters.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -43,6 +43,11 @@ def read_lot(data: bytes) -> Lot:
     request = next(root.iter(f"{{{v.LCM}}}SubmitObjectsRequest"), None)
     if request is None:
         raise NotALot("no SubmitObjectsRequest")
+    return lot_of(request)
+
+
+def lot_of(request: etree._Element) -> Lot:
+    """The lot of an lcm:SubmitObjectsRequest element. Raises `NotALot`: not exactly one submission set."""
     packages = list(request.iter(rim("RegistryPackage")))
     if len(packages) != 1:
         raise NotALot(f"{len(packages)} registry packages instead of one submission set")

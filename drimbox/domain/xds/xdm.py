@@ -9,13 +9,14 @@
 
 One KA folder per month of creation; SS folders are numbered in the order of the lots. Where the samples
 differ from the schemas, the schemas win: slots stand first, METADATA.XML is a bare SubmitObjectsRequest,
-well-formed, with its declaration and its namespaces.
+well-formed, with its declaration and its namespaces. `xdm_reader` reads it back; a lot that was read from an
+archive is written again bit for bit when that archive was ours.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -24,10 +25,12 @@ from itertools import takewhile
 from lxml import etree
 
 from drimbox.domain.identifiers import Identifier, Ins
-from drimbox.domain.xds.vocabulary import LCM, RIM
-from drimbox.domain.xml_input import parse_xml
+from drimbox.domain.xds.vocabulary import APPROVED, DELETED, DEPRECATED, RIM
+from drimbox.domain.xds.xdm_documents import hash_agrees, is_redacted
+from drimbox.domain.xds.xdm_request import lone_request
 
-MAX_REQUEST_BYTES = 4 * 1024 * 1024
+METADATA_FILE = "METADATA.XML"
+REPORT_FILE = "CR.TXT"
 KOS_FILE = "KOS_1_1.DCM"
 SIGNATURE_FILE = "SIGN_1.XML"
 ENTRY_UUID_SCHEME = "1.2.3"  # of the ANS export; not an XDS scheme, but valid where the schema puts it
@@ -35,6 +38,10 @@ ENTRY_UUID_NAME = "XDSDocumentEntry.EntryUUID"
 
 # Which file holds the document of an entry, by its mimeType.
 _FILES = {"application/dicom": KOS_FILE, "text/xml": SIGNATURE_FILE}
+# README.TXT is read by people.
+_FRENCH: Mapping[str, str] = {APPROVED: "publié", DEPRECATED: "remplacé", DELETED: "dépublié"}
+# Order of the children of an entry (rim.xsd, RegistryObjectType).
+_ORDER = ("Slot", "Name", "Description", "VersionInfo", "Classification", "ExternalIdentifier")
 
 
 class InconsistentLot(ValueError):
@@ -46,18 +53,26 @@ class ArchivedLot:
     """One published lot: its frozen bytes, where it came from, and what became of it.
 
     `created`: when the manifest was made; its month names the KA folder. `entry_uuid`: that of the manifest
-    in the registry, None while unknown. `status`: state of the submission, shown in README.TXT.
+    in the registry, None while unknown. `status`: that of the manifest's entry, a URN, also told to people in
+    README.TXT. `signature` and `report_id` are None only for a lot that was imported without them.
+    `submit_objects_request`: as frozen, or the METADATA.XML that it was imported from.
     """
 
     created: datetime
     submit_objects_request: bytes
     kos: bytes
-    signature: bytes
-    report_id: Identifier
+    signature: bytes | None
+    report_id: Identifier | None
     ins: Ins
     ipp: Identifier | None
     entry_uuid: str | None
     status: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files of its folder, in the order of the official README.TXT."""
+        optional = ((REPORT_FILE, self.report_id), (SIGNATURE_FILE, self.signature))
+        return (METADATA_FILE, *(name for name, part in optional if part is not None), KOS_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,59 +110,79 @@ def archive_files(
 def metadata(lot: ArchivedLot, folder: str) -> bytes:
     """METADATA.XML: the request with a URI slot per entry (`<folder>/<file>`); hash and size if it has none.
 
-    The entryUUID of the manifest is an ExternalIdentifier of scheme 1.2.3, as in the ANS export, last, where
-    the schema wants it. Raises `InconsistentLot` when the request is not of these documents.
+    The manifest's entry has the `status` of the lot; its entryUUID is an ExternalIdentifier of scheme 1.2.3, as in
+    the ANS export, last, where the schema wants it. Raises `InconsistentLot` when the request is not of these
+    documents, `UnreadableXml` when it is none.
     """
-    root = parse_xml(lot.submit_objects_request, max_bytes=MAX_REQUEST_BYTES)
-    if root.tag != f"{{{LCM}}}SubmitObjectsRequest":
-        raise InconsistentLot("the request is no lcm:SubmitObjectsRequest")
+    root = lone_request(lot.submit_objects_request)
     contents = {KOS_FILE: lot.kos, SIGNATURE_FILE: lot.signature}
     found = [_place(entry, folder, contents) for entry in root.iter(f"{{{RIM}}}ExtrinsicObject")]
-    if sorted(found) != sorted(contents):
+    needed = {name for name, content in contents.items() if content is not None}
+    if len(found) != len(set(found)) or not needed <= set(found):
         raise InconsistentLot("the request must have one entry for the manifest and one for its signature")
-    if lot.entry_uuid:
-        _add_entry_uuid(root, lot.entry_uuid)
+    for entry in root.iter(f"{{{RIM}}}ExtrinsicObject"):
+        if _FILES[entry.get("mimeType", "")] == KOS_FILE:
+            entry.set("status", lot.status)
+            if lot.entry_uuid:
+                _set_entry_uuid(entry, lot.entry_uuid)
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8")
 
 
-def report_reference(lot: ArchivedLot) -> str:
+def report_reference(report_id: Identifier, ins: Ins, ipp: Identifier | None) -> str:
     """CR.TXT: `cdaRoot;cdaExtension;INS;INS OID;IPP;IPP OID`.
 
     Raises `InconsistentLot` if a part holds a delimiter.
     """
-    ipp = lot.ipp or Identifier("")
-    parts = [lot.report_id.root, lot.report_id.extension, lot.ins.value, lot.ins.oid, ipp.extension, ipp.root]
+    local = ipp or Identifier("")
+    parts = [report_id.root, report_id.extension, ins.value, ins.oid, local.extension, local.root]
     if any(character in part for part in parts for character in ";\r\n"):
         raise InconsistentLot("an identifier holds a semicolon or a line break: CR.TXT cannot carry it")
     return ";".join(parts)
 
 
 def _lot_files(folder: str, lot: ArchivedLot) -> Iterator[tuple[str, bytes]]:
-    yield "METADATA.XML", metadata(lot, folder)
+    yield METADATA_FILE, metadata(lot, folder)
     yield KOS_FILE, lot.kos
-    yield SIGNATURE_FILE, lot.signature
-    yield "CR.TXT", report_reference(lot).encode("utf-8")
+    if lot.signature is not None:
+        yield SIGNATURE_FILE, lot.signature
+    if lot.report_id is not None:
+        yield REPORT_FILE, report_reference(lot.report_id, lot.ins, lot.ipp).encode("utf-8")
 
 
-def _place(entry: etree._Element, folder: str, contents: dict[str, bytes]) -> str:
+def _place(entry: etree._Element, folder: str, contents: Mapping[str, bytes | None]) -> str:
     """Write into the entry where its document is; return the file's name."""
     file = _FILES.get(entry.get("mimeType", ""))
     if file is None:
         raise InconsistentLot("an entry is neither application/dicom nor text/xml")
+    _sort(entry)
     content = contents[file]
-    _verify(entry, "hash", hashlib.sha1(content, usedforsecurity=False).hexdigest(), file)
-    _verify(entry, "size", str(len(content)), file)
-    _set_slot(entry, "URI", f"{folder}/{file}")
+    if content is not None:
+        if file == KOS_FILE or not is_redacted(content):
+            _verify(entry, content, file)
+        _set_slot(entry, "URI", f"{folder}/{file}")
     return file
 
 
-def _verify(entry: etree._Element, name: str, value: str, file: str) -> None:
-    """The slot must agree with the document; it is written where the request has none."""
-    slot = _slot(entry, name)
-    if slot is None:
-        _set_slot(entry, name, value)
-    elif slot.findtext(f"{{{RIM}}}ValueList/{{{RIM}}}Value", "").lower() != value:
-        raise InconsistentLot(f"{name} of the request is not that of {file}")
+def _sort(entry: etree._Element) -> None:
+    """Put the children in the order of the schema; nothing moves in a lot of ours."""
+    places = {f"{{{RIM}}}{name}": place for place, name in enumerate(_ORDER)}
+    ordered = sorted(entry, key=lambda child: places.get(str(child.tag), len(_ORDER)))
+    if ordered != list(entry):
+        entry[:] = ordered
+
+
+def _verify(entry: etree._Element, content: bytes, file: str) -> None:
+    """Hash and size must be those of the document; they are written where the request has none."""
+    digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+    for name, value, agrees in (
+        ("hash", digest, lambda said: hash_agrees(said, content)),
+        ("size", str(len(content)), lambda said: said.strip() == str(len(content))),
+    ):
+        slot = _slot(entry, name)
+        if slot is None:
+            _set_slot(entry, name, value)
+        elif not agrees(slot.findtext(f"{{{RIM}}}ValueList/{{{RIM}}}Value", "")):
+            raise InconsistentLot(f"{name} of the request is not that of {file}")
 
 
 def _slot(entry: etree._Element, name: str) -> etree._Element | None:
@@ -165,20 +200,22 @@ def _set_slot(entry: etree._Element, name: str, value: str) -> None:
     entry.insert(sum(1 for _ in takewhile(lambda child: child.tag == slot.tag, entry)), slot)
 
 
-def _add_entry_uuid(root: etree._Element, entry_uuid: str) -> None:
-    for entry in root.iter(f"{{{RIM}}}ExtrinsicObject"):
-        if _FILES[entry.get("mimeType", "")] == KOS_FILE:
-            owner = entry.get("id", "")
-            identifier = etree.SubElement(
-                entry,
-                f"{{{RIM}}}ExternalIdentifier",
-                id=f"{owner}.entryUUID",
-                identificationScheme=ENTRY_UUID_SCHEME,
-                registryObject=owner,
-                value=entry_uuid,
-            )
-            name = etree.SubElement(identifier, f"{{{RIM}}}Name")
-            etree.SubElement(name, f"{{{RIM}}}LocalizedString", value=ENTRY_UUID_NAME)
+def _set_entry_uuid(entry: etree._Element, entry_uuid: str) -> None:
+    known = entry.find(f"{{{RIM}}}ExternalIdentifier[@identificationScheme='{ENTRY_UUID_SCHEME}']")
+    if known is not None:
+        known.set("value", entry_uuid)
+        return
+    owner = entry.get("id", "")
+    identifier = etree.SubElement(
+        entry,
+        f"{{{RIM}}}ExternalIdentifier",
+        id=f"{owner}.entryUUID",
+        identificationScheme=ENTRY_UUID_SCHEME,
+        registryObject=owner,
+        value=entry_uuid,
+    )
+    name = etree.SubElement(identifier, f"{{{RIM}}}Name")
+    etree.SubElement(name, f"{{{RIM}}}LocalizedString", value=ENTRY_UUID_NAME)
 
 
 def _line(text: str) -> str:
@@ -230,7 +267,7 @@ def _block(heading: str, *lines: tuple[str, str]) -> str:
 def _tree(lots: Sequence[tuple[str, ArchivedLot]]) -> str:
     tree = "     README.TXT\n     INDEX.HTM\n     IHE_XDM\n"
     for folder, lot in lots:
-        tree += f"          {folder} ({lot.created:%d/%m/%Y %H:%M}, état : {_line(lot.status)})\n"
-        files = ("METADATA.XML", "CR.TXT", SIGNATURE_FILE, KOS_FILE)
-        tree += "".join(f"               {file}\n" for file in files)
+        state = _FRENCH.get(lot.status, lot.status.rpartition(":")[2])
+        tree += f"          {folder} ({lot.created:%d/%m/%Y %H:%M}, état : {_line(state)})\n"
+        tree += "".join(f"               {file}\n" for file in lot.files)
     return _title("Arborescence") + tree

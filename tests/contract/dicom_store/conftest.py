@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import dcmwrite, write_dataset
 from pydicom.uid import UID
+from sqlalchemy import Engine, create_engine, event
+
+from dicom_store.index import Base
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 
@@ -88,3 +91,20 @@ def save(tmp_path: Path) -> Callable[[Dataset], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine with the tables of the index; on SQLite every transaction may write."""
+    made = create_engine(database_url)
+    if made.dialect.name == "sqlite":
+        event.listen(made, "connect", _no_implicit_transactions)
+        event.listen(made, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    Base.metadata.create_all(made)
+    yield made
+    made.dispose()
+
+
+def _no_implicit_transactions(connection: object, _record: object) -> None:
+    connection.isolation_level = None  # type: ignore[attr-defined]
+    connection.execute("PRAGMA foreign_keys=ON")  # type: ignore[attr-defined]

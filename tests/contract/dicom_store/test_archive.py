@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from sqlalchemy import Engine, create_engine, event, func, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from dicom_store.archive import Archive, ImageWriter
 from dicom_store.header import read_header
-from dicom_store.index import Base, InstanceRow, SeriesRow, StudyRow, UtcText
+from dicom_store.index import InstanceRow, SeriesRow, StudyRow, UtcText
 from dicom_store.index_queries import Place
 from dicom_store.instance import InstanceHeader
 from dicom_store.status import Outcome, StoreRefused
@@ -55,22 +55,6 @@ class Store:
             return [
                 b"".join(self.archive.read(s)) for s in self.archive.retrieve(session, study, series, sop)
             ]
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    made = create_engine(database_url)
-    if made.dialect.name == "sqlite":
-        event.listen(made, "connect", _no_implicit_transactions)
-        event.listen(made, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    Base.metadata.create_all(made)
-    yield made
-    made.dispose()
-
-
-def _no_implicit_transactions(connection: object, _record: object) -> None:
-    connection.isolation_level = None  # type: ignore[attr-defined]
-    connection.execute("PRAGMA foreign_keys=ON")  # type: ignore[attr-defined]
 
 
 @pytest.fixture

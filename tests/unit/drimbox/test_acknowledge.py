@@ -9,7 +9,7 @@ import pytest
 from drimbox.domain.acknowledge import MessageHeader, MessageRefused, acknowledge
 from drimbox.domain.hl7v2 import peek_header, read_message
 from drimbox.domain.hl7v2_grammar import APPLICATION_CONDITIONS, ERROR_CONDITIONS
-from fixtures.reports import make_cda, make_mdm, make_oru
+from fixtures.reports import make_cda, make_mdm, make_omi, make_oru
 
 NOW = datetime(2026, 9, 14, 10, 15, 1, tzinfo=UTC)
 ORU = make_oru(make_cda())
@@ -39,6 +39,12 @@ def test_acceptance_as_in_the_facts() -> None:
 def test_mdm_echoes_its_event_and_version() -> None:
     msh = accept(peek_header(make_mdm(make_cda())))[0]
     assert (msh[8], msh[11]) == ("ACK^T02^ACK", "2.6")
+
+
+def test_an_order_is_acknowledged_as_such() -> None:
+    msh, msa = accept(peek_header(make_omi(control_id="001")))
+    assert (msh[8], msh[11], msa) == ("ACK^O23^ACK", "2.5.1", ["MSA", "AA", "001"])
+    assert msh[17] == "UNICODE UTF-8"
 
 
 def test_applications_and_facilities_are_swapped() -> None:
@@ -140,6 +146,7 @@ def test_an_acknowledgement_is_never_acknowledged() -> None:
         ("904", 207, 904, "PID^1^3"),
         ("900", 207, 900, "OBX^1^5"),
         ("999", 207, 906, "OBX^1^5"),
+        ("document-id-mismatch", 207, 906, "TXA^1^12"),
     ],
 )
 def test_refusals_of_the_document(code: str, error: int, application: int | None, location: str) -> None:
@@ -151,6 +158,36 @@ def test_refusals_of_the_document(code: str, error: int, application: int | None
         location,
     )
     assert found.code == code
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "location"),
+    [
+        (make_mdm(make_cda()), "906", "TXA^1^12"),
+        (make_mdm(make_cda(), event="T10"), "900", "TXA^1^13"),
+        (make_mdm(make_cda(), event="T10"), "906", "TXA^1^12"),
+        (make_mdm(make_cda(), event="T04"), "900", "TXA^1^12"),
+        (make_mdm(make_cda(), event="T04"), "906", "TXA^1^12"),
+        (make_mdm(make_cda(), event="T04"), "904", "PID^1^3"),
+        (make_mdm(make_cda(), event="T10"), "study-uid-missing", "OBX^1^5"),
+        (make_omi(), "906", "IPC^1^3"),
+        (make_omi(), "904", "PID^1^3"),
+    ],
+)
+def test_refusals_point_at_what_they_are_about(message: bytes, code: str, location: str) -> None:
+    header = peek_header(message)
+    assert MessageRefused.of_report(header, code, "why").location == location
+    assert MessageRefused.of_report(header, code, "why", location="PID^1^5").location == "PID^1^5"
+
+
+def test_a_version_conflict_as_in_the_facts() -> None:
+    header = peek_header(make_mdm(make_cda(), event="T10"))
+    msh, msa, err = lines(
+        MessageRefused.of_report(header, "900", "why").answer(now=NOW, control_id="DBX-900004")
+    )
+    assert (msh[8], msa[1], err[2]) == ("ACK^T10^ACK", "AE", "TXA^1^13")
+    assert err[3] == "207^Application error^messageErrorCondition"
+    assert err[5] == f"900^{APPLICATION_CONDITIONS[900]}^applicationErrorCondition"
 
 
 def test_every_code_has_a_label() -> None:

@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 from dicom_store.study import InstanceRef, SeriesSnapshot, StudySnapshot
-from drimbox.domain.exam import ExamFacts, Policy, ReportFacts, Undecided, Wanted, desired
+from drimbox.domain.exam import (
+    RULES,
+    ExamFacts,
+    Policy,
+    ReportFacts,
+    Undecided,
+    Unwanted,
+    Wanted,
+    desired,
+    thinner,
+)
 from drimbox.domain.identifiers import Identifier, Ins
 from drimbox.domain.report import Code, Order, Patient, Report, StudyAct, Timestamp
 
@@ -83,7 +93,12 @@ def test_a_complete_exam_is_wanted() -> None:
     assert [str(request.accession) for request in wanted.requests] == ["1.2.250.1.999.5^ACN1"]
 
 
+# Somebody said on purpose that it must not be public: what is published is unpublished.
+WITHDRAWING = {"withdrawn", "report-withdrawn", "all-rejected", "not-for-dmp", "restricted"}
 BROKEN = {
+    "withdrawn": replace(FACTS, withdrawn=True),
+    "report-withdrawn": replace(FACTS, reports=(), had_reports=True),
+    "all-rejected": with_images(series=(), rejected=((f"{STUDY}.1.1", "113037"),)),
     "no-images": replace(FACTS, images=None, last_instance_at=None),
     "no-report": replace(FACTS, reports=()),
     "not-for-dmp": replace(FACTS, reports=(replace(SOURCE, destined_to_dmp=False),)),
@@ -103,19 +118,18 @@ BROKEN = {
 
 @pytest.mark.parametrize("rule", BROKEN)
 def test_each_rule_says_why(rule: str) -> None:
-    undecided = desired(BROKEN[rule], POLICY, NOW)
-    assert isinstance(undecided, Undecided)
-    assert undecided.rule == rule
-    assert undecided.reason
-    assert undecided.until is None
+    verdict = desired(BROKEN[rule], POLICY, NOW)
+    assert isinstance(verdict, Unwanted if rule in WITHDRAWING else Undecided)
+    assert verdict.rule == rule
+    assert verdict.reason
 
 
 def test_reasons_do_not_name_the_patient() -> None:
     for facts in BROKEN.values():
-        undecided = desired(facts, POLICY, NOW)
-        assert isinstance(undecided, Undecided)
-        assert "279035121518989" not in undecided.reason
-        assert "PAT-TROIS" not in undecided.reason
+        verdict = desired(facts, POLICY, NOW)
+        assert not isinstance(verdict, Wanted)
+        assert "279035121518989" not in verdict.reason
+        assert "PAT-TROIS" not in verdict.reason
 
 
 def test_images_without_patient_id_tie_to_nobody() -> None:
@@ -160,3 +174,31 @@ def test_a_second_report_of_the_study_changes_nothing() -> None:
     assert isinstance(one, Wanted)
     assert isinstance(two, Wanted)
     assert one.content_key == two.content_key
+
+
+def test_every_rule_is_tested() -> None:
+    assert {rule.slug for rule in RULES} == set(BROKEN)
+    assert {rule.slug for rule in RULES if rule.withdraws} == WITHDRAWING
+
+
+def test_nothing_is_withdrawn_because_something_is_missing() -> None:
+    """Safety of deletion: a lost image, a lost report row, an unreadable source never unpublish."""
+    for facts in (replace(FACTS, images=None), replace(FACTS, reports=()), with_images(series=())):
+        assert isinstance(desired(facts, POLICY, NOW), Undecided)
+
+
+def wanted_of(facts: ExamFacts) -> Wanted:
+    wanted = desired(facts, POLICY, NOW)
+    assert isinstance(wanted, Wanted)
+    return wanted
+
+
+def test_a_thinner_manifest_needs_a_cause() -> None:
+    here, gone = f"{STUDY}.1.1", f"{STUDY}.1.2"
+    undecided = thinner(wanted_of(FACTS), frozenset({here, gone}), POLICY)
+    assert isinstance(undecided, Undecided)
+    assert "1 of 2" in undecided.reason
+    explained = wanted_of(with_images(rejected=((gone, "113001"),)))
+    assert thinner(explained, frozenset({here, gone}), POLICY) is None
+    assert thinner(wanted_of(FACTS), frozenset({here, gone}), replace(POLICY, thinner_alarm=0.5)) is None
+    assert thinner(wanted_of(FACTS), frozenset({here}), POLICY) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,12 @@ PAYLOAD = base64.b64encode(CDA)
 ORU = make_oru(CDA)
 MDM = make_mdm(CDA)
 EVERYTHING = {"NW", "RO", "CA"}
+
+
+def read(message: bytes, **options: Collection[str]) -> ReportMessage:
+    found = read_message(message, **options)
+    assert isinstance(found, ReportMessage)
+    return found
 
 
 def edited(old: str | bytes, new: str | bytes, message: bytes = ORU) -> bytes:
@@ -57,11 +64,11 @@ def codes(message: bytes) -> tuple[str, int, int | None, str]:
 
 
 def warned(message: bytes) -> set[str]:
-    return {w.rule for w in read_message(message).warnings}
+    return {w.rule for w in read(message).warnings}
 
 
 def test_oru() -> None:
-    message = read_message(ORU)
+    message = read(ORU)
     assert message.cda == CDA
     assert (message.operation, message.patient_class, message.type_code) == ("NW", "O", "18748-4")
     assert (message.document_id, message.parent_id, message.document_location) == ("", "", "OBX^1^5")
@@ -73,7 +80,7 @@ def test_oru() -> None:
 
 
 def test_header() -> None:
-    header = read_message(ORU).header
+    header = read(ORU).header
     assert (header.sending_application, header.sending_facility) == ("RIS-DEMO", "CENTRE-DEMO")
     assert (header.receiving_application, header.receiving_facility) == ("DRIMBOX", "CENTRE-DEMO")
     assert (header.message_code, header.trigger_event, header.structure) == ("ORU", "R01", "ORU_R01")
@@ -82,7 +89,7 @@ def test_header() -> None:
 
 
 def test_mdm() -> None:
-    message = read_message(MDM)
+    message = read(MDM)
     assert message.cda == CDA
     assert (message.operation, message.document_id) == ("NW", "1.2.250.1.999.7.9.1")
     assert message.header.version == "2.6"
@@ -90,7 +97,7 @@ def test_mdm() -> None:
 
 
 def test_sender() -> None:
-    sender = read_message(ORU).sender
+    sender = read(ORU).sender
     assert sender is not None
     assert sender.person == Identifier("1.2.250.1.71.4.2.1", "899900000019")
     assert (sender.family, sender.given) == ("ESSAI", "Camille")
@@ -108,8 +115,9 @@ def test_operations(order_control: str, status: str, event: str, operation: str)
     oru = make_oru(CDA, order_control=order_control, status=status)
     mdm = make_mdm(CDA, spec, event=event, order_control=order_control, status=status)
     for message in (oru, mdm):
-        assert read_message(message, operations=EVERYTHING).operation == operation
-    assert read_message(mdm, operations=EVERYTHING).parent_id == "1.2.250.1.999.7.8"
+        assert read(message).operation == operation
+    assert read(mdm).parent_id == "1.2.250.1.999.7.8"
+    assert warned(mdm) == ({"parent-ignored"} if operation == "NW" else set())
 
 
 @pytest.mark.parametrize(("order_control", "status", "event"), [("RO", "C", "T10"), ("CA", "D", "T04")])
@@ -148,7 +156,12 @@ REFUSED = {
     "short MSH-2": (edited(b"MSH|^~\\&|", b"MSH|^~|"), 100, ""),
     "too many segments": (ORU + b"NTE|1\r" * 6000, 100, ""),
     "another message type": (edited("ORU^R01^ORU_R01", "ADT^A01^ADT_A01"), 200, "MSH^1^9"),
-    "order entry": (edited("ORU^R01^ORU_R01", "OMI^O23^OMI_O23"), 200, "MSH^1^9"),
+    "order entry": (edited("ORU^R01^ORU_R01", "ORM^O01^ORM_O01"), 200, "MSH^1^9"),
+    "an order about an exam by its header alone": (
+        edited("ORU^R01^ORU_R01", "OMI^O23^OMI_O23"),
+        203,
+        "MSH^1^12",
+    ),
     "no message type": (edited("ORU^R01^ORU_R01", ""), 200, "MSH^1^9"),
     "another event": (edited("ORU^R01^ORU_R01", "ORU^R30^ORU_R30"), 201, "MSH^1^9"),
     "another profile": (edited("2.1^CISIS_CDA_HL7_V2", "1.1^CISIS_CDA_HL7_LPS"), 200, "MSH^1^21"),
@@ -205,6 +218,13 @@ def test_a_replacement_needs_its_parent() -> None:
     assert codes(message) == ("AE", 101, None, "TXA^1^13")
 
 
+def test_two_orders_that_say_different_things() -> None:
+    parts = segments(ORU)
+    second = [b"ORC|CA", *parts[4:6]]
+    found = refusal(joined([*parts, *second]), EVERYTHING)
+    assert (found.error, found.application_error) == (207, 906)
+
+
 def test_an_acknowledgement_says_so() -> None:
     found = refusal(edited("ORU^R01^ORU_R01", "ACK^R01^ACK"))
     assert found.header.is_acknowledgement
@@ -226,46 +246,46 @@ def test_reasons_quote_no_identity() -> None:
 @pytest.mark.parametrize("last", [True, False])
 def test_terminators(ending: bytes, last: bool) -> None:
     message = ending.join(segments(ORU)) + (ending if last else b"")
-    assert read_message(message).cda == CDA
+    assert read(message).cda == CDA
 
 
 @pytest.mark.parametrize("prefix", [b"\n", b"\r\n ", b"\xef\xbb\xbf"])
 def test_what_may_stand_before(prefix: bytes) -> None:
-    assert read_message(prefix + ORU).cda == CDA
+    assert read(prefix + ORU).cda == CDA
 
 
 @pytest.mark.parametrize("separator", [b"\r\n", b"\n", b" ", b"\\X0D0A\\", b"\\.br\\", b"\\X0D\\\\X0A\\"])
 def test_base64_that_was_wrapped(separator: bytes) -> None:
     wrapped = separator.join(PAYLOAD[i : i + 76] for i in range(0, len(PAYLOAD), 76))
-    assert read_message(edited(PAYLOAD, wrapped)).cda == CDA
+    assert read(edited(PAYLOAD, wrapped)).cda == CDA
 
 
 @pytest.mark.parametrize("blanks", ["", " ", "  "])
 def test_base64_without_padding(blanks: str) -> None:
     cda = CDA.rstrip() + blanks.encode()
     bare = base64.b64encode(cda).rstrip(b"=")
-    assert read_message(edited(PAYLOAD, bare)).cda == cda
+    assert read(edited(PAYLOAD, bare)).cda == cda
 
 
 def test_other_delimiters() -> None:
     table = bytes.maketrans(b"|^~\\&", b"#@*!%")
-    assert read_message(ORU.translate(table)).ins == read_message(ORU).ins
+    assert read(ORU.translate(table)).ins == read(ORU).ins
 
 
 def test_utf8_wins_over_the_declaration() -> None:
     message = field(ORU, "MSH", 18, "8859/1")
     assert warned(message) == {"character-set"}
-    sender = read_message(message).sender
+    sender = read(message).sender
     assert sender is not None
     assert sender.organization_name.endswith("démonstration")
 
 
 def test_the_declared_set_is_used_when_it_is_not_utf8() -> None:
     message = field(ORU, "MSH", 18, "8859/15").decode("utf-8").encode("iso8859-15")
-    sender = read_message(message).sender
+    sender = read(message).sender
     assert sender is not None
     assert sender.organization_name.endswith("démonstration")
-    assert read_message(message).cda == CDA
+    assert read(message).cda == CDA
 
 
 @pytest.mark.parametrize("declared", ["", "UTF-8", "unicode utf-8"])
@@ -280,15 +300,15 @@ def test_placeholders_are_text() -> None:
         10,
         "{{idMessage}}",
     )
-    assert read_message(message).header.control_id == "{{idMessage}}"
+    assert read(message).header.control_id == "{{idMessage}}"
 
 
 def test_a_small_tilde_in_an_address() -> None:
-    assert read_message(field(ORU, "PID", 11, "^^^^^^BDL^^51215\u02dc28 rue^^PARIS")).cda == CDA
+    assert read(field(ORU, "PID", 11, "^^^^^^BDL^^51215\u02dc28 rue^^PARIS")).cda == CDA
 
 
 def test_escapes_are_resolved() -> None:
-    sender = read_message(edited("Centre d'imagerie de démonstration", "A \\T\\ B\\F\\\\X43\\")).sender
+    sender = read(edited("Centre d'imagerie de démonstration", "A \\T\\ B\\F\\\\X43\\")).sender
     assert sender is not None
     assert sender.organization_name == "A & B|C"
 
@@ -297,11 +317,11 @@ def test_segments_that_do_not_matter() -> None:
     parts = segments(ORU)
     parts[1:1] = [b"SFT|DEMO|1"]
     parts[3:3] = [b"PD1|||", b"ZFA|DEMO"]
-    assert read_message(joined(parts)).cda == CDA
+    assert read(joined(parts)).cda == CDA
 
 
 def test_no_visit() -> None:
-    message = read_message(joined([s for s in segments(ORU) if not s.startswith(b"PV1")]))
+    message = read(joined([s for s in segments(ORU) if not s.startswith(b"PV1")]))
     assert message.patient_class == ""
 
 
@@ -316,22 +336,22 @@ def test_no_visit() -> None:
 )
 def test_aliases_of_flags(alias: str, code: str) -> None:
     message = make_oru(CDA, flags={code: True})
-    assert read_message(edited(f"|{code}^", f"|{alias}^", message)).flags[code] is True
+    assert read(edited(f"|{code}^", f"|{alias}^", message)).flags[code] is True
 
 
 def test_flags_without_table_and_bare() -> None:
-    message = read_message(edited("^MetaDMPMSS||Y^^expandedYes-NoIndicator", "||Y"))
+    message = read(edited("^MetaDMPMSS||Y^^expandedYes-NoIndicator", "||Y"))
     assert message.flags["DESTDMP"] is True
 
 
 def test_flags_are_read_one_by_one() -> None:
     for code in FLAGS:
-        assert read_message(make_oru(CDA, flags={code: True})).flags[code] is True
+        assert read(make_oru(CDA, flags={code: True})).flags[code] is True
 
 
 def test_a_required_flag_that_is_missing_is_noted() -> None:
     parts = [s for s in segments(ORU) if b"MASQUE_PS" not in s]
-    message = read_message(joined(parts))
+    message = read(joined(parts))
     assert "MASQUE_PS" not in message.flags
     assert [w.rule for w in message.warnings] == ["flag-missing"]
 
@@ -357,25 +377,25 @@ def test_no_structure_is_noted() -> None:
     "authority", ["ASIP-SANTE- PS&1.2.250.1.71.4.2.1&ISO", "1.2.250.1.71.4.2.1", "&1.2.250.1.71.4.2.1&ISO"]
 )
 def test_authorities_as_practised(authority: str) -> None:
-    sender = read_message(edited("ASIP-SANTE-PS&1.2.250.1.71.4.2.1&ISO", authority)).sender
+    sender = read(edited("ASIP-SANTE-PS&1.2.250.1.71.4.2.1&ISO", authority)).sender
     assert sender is not None
     assert sender.person == Identifier("1.2.250.1.71.4.2.1", "899900000019")
 
 
 def test_a_sender_without_label() -> None:
-    assert read_message(edited("SB^Send by^participation", "SB^^HL70912")).sender == read_message(ORU).sender
+    assert read(edited("SB^Send by^participation", "SB^^HL70912")).sender == read(ORU).sender
 
 
 @pytest.mark.parametrize(
-    ("written", "read"),
+    ("written", "expected"),
     [
         ("1.2.250.1.999.7.9.1^Organisation-Y", "1.2.250.1.999.7.9.1"),
         ("42^^1.2.250.1.999.7.9.1^ISO", "1.2.250.1.999.7.9.1^42"),
         (" 1.2.250.1.999.7.9.1 ", "1.2.250.1.999.7.9.1"),
     ],
 )
-def test_document_ids_as_practised(written: str, read: str) -> None:
-    assert read_message(field(MDM, "TXA", 12, written)).document_id == read
+def test_document_ids_as_practised(written: str, expected: str) -> None:
+    assert read(field(MDM, "TXA", 12, written)).document_id == expected
 
 
 def with_documents(*documents: tuple[str, bytes]) -> ReportMessage:
@@ -385,7 +405,7 @@ def with_documents(*documents: tuple[str, bytes]) -> ReportMessage:
         for n, (code, content) in enumerate(documents, start=1)
     ]
     parts[5:5] = lines
-    return read_message(joined(parts))
+    return read(joined(parts))
 
 
 def test_the_imaging_report_is_found_among_documents() -> None:
@@ -409,15 +429,15 @@ def test_a_second_report_is_noted() -> None:
 def test_a_mail_body_is_no_document() -> None:
     body = base64.b64encode(b"Cher confrere")
     mail = b"OBX|12|ED|CORPSMAIL_PS^Corps du mail^MetaDMPMSS||^TEXT^^Base64^" + body + b"||||||F\r"
-    message = read_message(ORU + mail)
+    message = read(ORU + mail)
     assert (message.cda, message.warnings) == (CDA, ())
 
 
 def test_ins_by_authority_without_type() -> None:
-    assert read_message(edited("&ISO^INS^^20240115", "&ISO")).ins == read_message(ORU).ins
+    assert read(edited("&ISO^INS^^20240115", "&ISO")).ins == read(ORU).ins
 
 
 def test_no_ins() -> None:
-    message = read_message(make_oru(CDA, replace(ReportSpec(), ins="")))
+    message = read(make_oru(CDA, replace(ReportSpec(), ins="")))
     assert message.ins is None
     assert message.local_ids == (Identifier("1.2.250.1.999.7.1", "IPP901"),)

@@ -9,10 +9,12 @@ from drimbox.domain.lifecycle import (
     MAY_BE_AT_DMP,
     OPEN,
     REPLACEABLE,
+    REPORT,
     STUDY,
     SUBMISSION,
     Event,
     NoSuchTransition,
+    ReportState,
     StudyState,
     SubmissionState,
     advance_study,
@@ -82,6 +84,11 @@ def test_an_unlisted_pair_raises() -> None:
         advance_submission(S.REGISTERED, Event.CLAIMED)
     with pytest.raises(NoSuchTransition):
         advance_study(StudyState.WITHDRAWN, Event.STUDY_QUIET)
+
+
+def test_the_ends_of_a_report_are_ends() -> None:
+    assert set(REPORT.values()) == set(ReportState) - {ReportState.CURRENT}
+    assert {state for state, _event in REPORT} == {ReportState.CURRENT}
 
 
 def test_late_images_reopen_a_study() -> None:

@@ -10,7 +10,7 @@ import pytest
 from lxml import etree
 
 from drimbox.domain.identifiers import Identifier, Ins
-from drimbox.domain.xds.vocabulary import LCM, RIM
+from drimbox.domain.xds.vocabulary import APPROVED, DELETED, DEPRECATED, LCM, RIM
 from drimbox.domain.xds.xdm import (
     ArchivedLot,
     ArchiveSender,
@@ -45,7 +45,7 @@ LOT = ArchivedLot(
     ins=Ins("162018885045327", "1.2.250.1.213.1.4.10"),
     ipp=Identifier("1.2.250.1.999.4", "IPP101"),
     entry_uuid="urn:uuid:3d188b5d-0446-468b-a750-09246812625d",
-    status="REGISTERED",
+    status=APPROVED,
 )
 
 
@@ -101,6 +101,39 @@ def test_slots_stay_before_everything_else_and_the_entry_uuid_is_last() -> None:
     assert last.get("registryObject") == "DocumentKOS"
 
 
+@pytest.mark.parametrize(
+    ("status", "word"), [(APPROVED, "publié"), (DEPRECATED, "remplacé"), (DELETED, "dépublié")]
+)
+def test_the_status_stands_on_the_manifest_s_entry_and_in_readme(status: str, word: str) -> None:
+    files = _files(replace(LOT, status=status))
+    entries = etree.fromstring(files["KA202401/IHE_XDM/SS000001/METADATA.XML"]).findall(
+        ".//rim:ExtrinsicObject", NS
+    )
+    assert [entry.get("status") for entry in entries] == [status, None]
+    assert f"état : {word})" in files["KA202401/README.TXT"].decode()
+
+
+def test_a_known_entry_uuid_takes_the_place_of_the_one_of_the_archive_it_came_from() -> None:
+    archived = metadata(LOT, "SS000001")
+    other = "urn:uuid:00000000-0446-468b-a750-09246812625d"
+    again = metadata(replace(LOT, submit_objects_request=archived, entry_uuid=other), "SS000001")
+    assert again == archived.replace(str(LOT.entry_uuid).encode(), other.encode())
+    assert metadata(replace(LOT, submit_objects_request=archived, entry_uuid=None), "SS000001") == archived
+
+
+def test_what_was_imported_without_signature_or_report_is_written_without() -> None:
+    files = _files(replace(LOT, signature=None, report_id=None))
+    assert sorted(files) == [
+        "KA202401/IHE_XDM/SS000001/KOS_1_1.DCM",
+        "KA202401/IHE_XDM/SS000001/METADATA.XML",
+        "KA202401/INDEX.HTM",
+        "KA202401/README.TXT",
+    ]
+    tree = files["KA202401/README.TXT"].decode().split("SS000001")[1]
+    assert "CR.TXT" not in tree
+    assert "SIGN" not in tree
+
+
 def test_without_entry_uuid_none_is_written() -> None:
     data = metadata(replace(LOT, entry_uuid=None), "SS000001")
     assert b"EntryUUID" not in data
@@ -132,7 +165,7 @@ def test_slots_of_the_request_are_kept_when_they_agree_and_an_old_uri_is_replace
             InconsistentLot,
         ),
         (_request(extra='<ExtrinsicObject id="x" mimeType="text/xml"/>'), InconsistentLot),
-        (b"<a/>", InconsistentLot),
+        (b"<a/>", UnreadableXml),
         (b"<a>", UnreadableXml),
         (b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', UnreadableXml),
     ],
@@ -144,16 +177,19 @@ def test_a_request_that_is_not_of_these_documents_is_refused(
         list(archive_files([replace(LOT, submit_objects_request=request_bytes)], sender=SENDER))
 
 
+REPORT = Identifier("1.2.250.1.213.1.1.6", "A7102400008_6")
+
+
 def test_report_reference() -> None:
     expected = "1.2.250.1.213.1.1.6;A7102400008_6;162018885045327;1.2.250.1.213.1.4.10;IPP101;1.2.250.1.999.4"
-    assert report_reference(LOT) == expected
-    assert report_reference(replace(LOT, ipp=None)).endswith(";1.2.250.1.213.1.4.10;;")
+    assert report_reference(REPORT, LOT.ins, LOT.ipp) == expected
+    assert report_reference(REPORT, LOT.ins, None).endswith(";1.2.250.1.213.1.4.10;;")
 
 
 @pytest.mark.parametrize("extension", ["a;b", "a\nb", "a\rb"])
 def test_a_delimiter_in_an_identifier_is_refused(extension: str) -> None:
     with pytest.raises(InconsistentLot):
-        report_reference(replace(LOT, report_id=Identifier("1.2", extension)))
+        report_reference(Identifier("1.2", extension), LOT.ins, LOT.ipp)
 
 
 def test_index_is_xhtml_that_names_the_sender() -> None:
@@ -168,7 +204,7 @@ def test_readme_is_french_and_has_no_address_but_the_sender_s() -> None:
     text = _files(LOT)["KA202401/README.TXT"].decode()
     assert "Organisme : Centre <A & B> (1999999999)" in text
     assert "Adresse" not in text
-    assert "SS000001 (16/01/2024 15:11, état : REGISTERED)" in text
+    assert "SS000001 (16/01/2024 15:11, état : publié)" in text
     assert "162018885045327" not in text, "no patient in the text for people"
     sender = replace(SENDER, address="1 rue\nde la Paix", phone="0102030405")
     text = dict(archive_files([LOT], sender=sender))["KA202401/README.TXT"].decode()

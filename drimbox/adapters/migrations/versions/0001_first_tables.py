@@ -26,6 +26,10 @@ def upgrade() -> None:
         sa.Column("changed_at", sa.DateTime(), nullable=False),
         sa.Column("last_instance_at", sa.DateTime(), nullable=True),
         sa.Column("reconcile_at", sa.DateTime(), nullable=True),
+        sa.Column("judged", sa.String(length=80), nullable=True),
+        sa.Column("withdrawn_by", sa.String(length=16), nullable=True),
+        sa.Column("held_key", sa.String(length=64), nullable=True),
+        sa.Column("approved_key", sa.String(length=64), nullable=True),
         sa.PrimaryKeyConstraint("study_instance_uid"),
     )
     with op.batch_alter_table("exam", schema=None) as batch_op:
@@ -64,7 +68,10 @@ def upgrade() -> None:
         sa.Column("destined_to_dmp", sa.Boolean(), nullable=False),
         sa.Column("patient_class", sa.String(length=16), nullable=False),
         sa.Column("sender", sa.JSON(), nullable=False),
-        sa.Column("current", sa.Boolean(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("patient_ins", sa.String(length=15), nullable=True),
+        sa.Column("patient_oid", sa.String(length=64), nullable=True),
+        sa.Column("replaced_by", sa.String(length=200), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("document_id"),
     )
@@ -86,20 +93,23 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("content_key", sa.String(length=64), nullable=False),
-        sa.Column("kos_uid", sa.String(length=64), nullable=False),
+        sa.Column("kos_uid", sa.String(length=64), nullable=True),
         sa.Column("submission_set_uid", sa.String(length=64), nullable=False),
-        sa.Column("signature_uid", sa.String(length=64), nullable=False),
-        sa.Column("kos", sa.String(length=64), nullable=False),
-        sa.Column("signature", sa.String(length=64), nullable=False),
+        sa.Column("signature_uid", sa.String(length=64), nullable=True),
+        sa.Column("kos", sa.String(length=64), nullable=True),
+        sa.Column("signature", sa.String(length=64), nullable=True),
         sa.Column("request", sa.String(length=64), nullable=False),
         sa.Column("vihf", sa.Text(), nullable=False),
-        sa.Column("report_id", sa.String(length=36), nullable=False),
+        sa.Column("report_id", sa.String(length=36), nullable=True),
         sa.Column("patient_ins", sa.String(length=15), nullable=False),
         sa.Column("patient_oid", sa.String(length=64), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("since", sa.DateTime(), nullable=False),
         sa.Column("replaces_id", sa.String(length=36), nullable=True),
+        sa.Column("target_entry", sa.String(length=64), nullable=True),
+        sa.Column("origin", sa.String(length=16), nullable=False),
+        sa.Column("cause", sa.String(length=64), nullable=True),
         sa.Column("entry_uuid", sa.String(length=64), nullable=True),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("ending", sa.String(length=32), nullable=True),
@@ -119,6 +129,21 @@ def upgrade() -> None:
             batch_op.f("ix_submission_study_instance_uid"), ["study_instance_uid"], unique=False
         )
 
+    op.create_table(
+        "report_parent",
+        sa.Column("report_id", sa.String(length=36), nullable=False),
+        sa.Column("document_id", sa.String(length=200), nullable=False),
+        sa.PrimaryKeyConstraint("report_id", "document_id"),
+    )
+    op.create_index("ix_report_parent_document_id", "report_parent", ["document_id"], unique=False)
+    op.create_table(
+        "gate",
+        sa.Column("name", sa.String(length=16), nullable=False),
+        sa.Column("since", sa.DateTime(), nullable=False),
+        sa.Column("until", sa.DateTime(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
     op.create_table(
         "trace",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -195,6 +220,8 @@ def downgrade() -> None:
     op.drop_table("dicom_series")
     op.drop_table("dicom_study")
     op.drop_table("trace")
+    op.drop_table("gate")
+    op.drop_table("report_parent")
     op.drop_table("submission")
     op.drop_table("report_study")
     op.drop_table("report")

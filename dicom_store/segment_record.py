@@ -1,0 +1,49 @@
+"""The name of a segment file, and one record of it (header, payload) as bytes behind an open descriptor."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import PurePosixPath
+
+from dicom_store.paths import InvalidUID, study_directory
+
+HEADER = struct.Struct(">4sHHQ32s")  # magic, version, reserved, payload length, SHA-256 of the payload
+MAGIC, VERSION = b"DSEG", 1
+
+
+class SegmentDamaged(Exception):
+    """Bytes that the index promises are not in their segment."""
+
+
+class SegmentAbsent(SegmentDamaged):
+    """There is no such segment."""
+
+
+def check_record(descriptor: int, offset: int, length: int) -> None:
+    """Raises `SegmentDamaged` unless a record with a payload of `length` bytes at `offset` is there."""
+    start = offset - HEADER.size
+    header = os.pread(descriptor, HEADER.size, start) if start >= 0 else b""
+    if len(header) != HEADER.size or HEADER.unpack(header)[:4] != (MAGIC, VERSION, 0, length):
+        raise SegmentDamaged("no record of that length at that place")
+
+
+def count_records(descriptor: int, position: int, size: int) -> int:
+    """Complete records from `position` on; stops at the first that is torn."""
+    count = 0
+    while position + HEADER.size <= size:
+        magic, version, _, length, _ = HEADER.unpack(os.pread(descriptor, HEADER.size, position))
+        position += HEADER.size + length
+        if (magic, version) != (MAGIC, VERSION) or position > size:
+            break
+        count += 1
+    return count
+
+
+def is_segment_name(segment: str) -> bool:
+    """Whether it is of the layout `<2 hex>/<2 hex>/<StudyInstanceUID>/<name>.seg`."""
+    parts = PurePosixPath(segment).parts
+    try:
+        return len(parts) == 4 and parts[3].endswith(".seg") and study_directory(parts[2]).parts == parts[:3]
+    except InvalidUID:
+        return False

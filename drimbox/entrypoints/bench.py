@@ -1,0 +1,80 @@
+"""`drimbox bench NAME`: how fast this appliance is on this machine, in a temporary directory, as JSON.
+
+Speed is said with what it depends on: the machine, the load on it, and the peer of the same run where there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from drimbox.adapters import logs
+from drimbox.entrypoints.bench_intake import bench_report, bench_store
+from drimbox.entrypoints.bench_manifest import bench_kos
+from drimbox.entrypoints.bench_publish import bench_publish, bench_reconcile
+from drimbox.entrypoints.demo_stage import StepFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a benchmark measures, on how many, and how."""
+
+    title: str
+    count: int
+    run: Callable[[Path, int], dict[str, Any]]
+
+
+BENCHES: Mapping[str, Bench] = {
+    "store": Bench("C-STORE of CT instances of one association, against dcmtk storescp", 200, bench_store),
+    "report": Bench("ORU^R01 with a PDF of 1 MB, from its bytes to its acknowledgement", 50, bench_report),
+    "kos": Bench("the manifest of one study of that many instances, and its signed lot", 2000, bench_kos),
+    "publish": Bench("exams from their facts to an entryUUID, against the simulated DMP", 300, bench_publish),
+    "reconcile": Bench("known exams that need nothing, all judged again", 100_000, bench_reconcile),
+}
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}.")],
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many instances, messages or exams; each has its own default."),
+    ] = None,
+) -> None:
+    """One benchmark, as JSON. It needs no configuration and leaves nothing behind."""
+    if name not in BENCHES:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(BENCHES)}", param_hint="NAME")
+    logs.configure("warning", "console", "bench")
+    try:
+        measured = measure(name, count)
+    except StepFailed as failure:
+        sys.stderr.write(f"drimbox bench {name}: {failure}\n")
+        raise typer.Exit(1) from failure
+    typer.echo(json.dumps(measured, indent=2))
+
+
+def measure(name: str, count: int | None = None) -> dict[str, Any]:
+    """Run one benchmark in a directory of its own. Raises `StepFailed` when there is nothing to measure."""
+    chosen = BENCHES[name]
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="drimbox-bench-") as directory:
+        figures = chosen.run(Path(directory), count or chosen.count)
+    return {
+        "bench": name,
+        "what": chosen.title,
+        "machine": {
+            "cores": len(os.sched_getaffinity(0)),
+            "processor": platform.machine(),
+            "python": platform.python_version(),
+            "load_before": round(load, 2),
+        },
+        **figures,
+    }
