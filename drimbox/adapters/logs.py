@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -45,7 +45,12 @@ def configure(level: str, style: str, process: str) -> None:
 
 
 def _say_where(
-    _message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+    _message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    _file: TextIO | None = None,
+    _line: str | None = None,
 ) -> None:
     """A warning of a library may quote what it read: only its kind and place are logged."""
     structlog.get_logger(__name__).warning(
