@@ -45,14 +45,15 @@ def configure(level: str, style: str, process: str) -> None:
 
 
 def _say_where(
-    _message: Warning | str,
+    message: Warning | str,
     category: type[Warning],
     filename: str,
     lineno: int,
-    _file: TextIO | None = None,
-    _line: str | None = None,
+    file: TextIO | None = None,
+    line: str | None = None,
 ) -> None:
     """A warning of a library may quote what it read: only its kind and place are logged."""
+    del message, file, line
     structlog.get_logger(__name__).warning(
         "library_warning", error=category.__name__, path=f"{Path(filename).name}:{lineno}"
     )
