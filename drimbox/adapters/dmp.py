@@ -179,7 +179,8 @@ class Dmp:
     def _context(self) -> ssl.SSLContext:
         endpoint = self.endpoint
         try:
-            return mutual_tls(endpoint.authority, endpoint.client_certificate, endpoint.client_key)
+            files = (endpoint.authority, endpoint.client_certificate, endpoint.client_key)
+            return mutual_tls(*files, now=self.clock())
         except OSError as error:  # ssl.SSLError is one
             raise _Unready(f"TLS credentials cannot be used: {error.strerror or error}") from error
 

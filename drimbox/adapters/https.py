@@ -15,9 +15,12 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from cryptography import x509
 
 CHUNK = 64 * 1024
 # Alerts by which a peer refuses our certificate. In TLS 1.3 they arrive after our handshake is done, but the
@@ -63,13 +66,17 @@ class HttpAnswer:
     body: bytes
 
 
-def mutual_tls(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
-    """Our certificate towards peers of `authority`, TLS 1.2 at least. Raises OSError when a file cannot be used.
+def mutual_tls(authority: Path, certificate: Path, key: Path, *, now: datetime) -> ssl.SSLContext:
+    """Our certificate towards peers of `authority`, TLS 1.2 at least.
 
-    The files are read again as soon as one of them is another than before.
+    The files are read again as soon as one of them is another than before. Raises OSError when a file cannot be
+    used, and when the certificate has ended: peers often hang up on it without a word.
     """
     paths = (authority, certificate, key)
-    return _context(*paths, tuple(_identity(path) for path in paths))
+    context, end = _context(*paths, tuple(_identity(path) for path in paths))
+    if now > end:
+        raise OSError(f"our client certificate {certificate.name} ended on {end:%Y-%m-%d at %H:%M} UTC")
+    return context
 
 
 def _identity(path: Path) -> tuple[int, ...]:
@@ -80,12 +87,13 @@ def _identity(path: Path) -> tuple[int, ...]:
 @functools.lru_cache(maxsize=8)
 def _context(
     authority: Path, certificate: Path, key: Path, _identities: tuple[tuple[int, ...], ...]
-) -> ssl.SSLContext:
+) -> tuple[ssl.SSLContext, datetime]:
+    """The context, and when its certificate ends."""
     context = ssl.create_default_context(cafile=authority)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # an encrypted key fails here instead of asking the terminal for its password
     context.load_cert_chain(certificate, key, password="")
-    return context
+    return context, x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
 
 
 def request(

@@ -114,7 +114,8 @@ class Psc:
         if form is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         try:
-            context = mutual_tls(endpoint.authority, endpoint.client_certificate, endpoint.client_key)
+            files = (endpoint.authority, endpoint.client_certificate, endpoint.client_key)
+            context = mutual_tls(*files, now=self._clock())
             limits = Limits(endpoint.timeout, endpoint.timeout, MAX_ANSWER_BYTES)
             answer = request(method, url, body, headers, context=context, limits=limits)
         except (NothingSent, NothingHeard, OSError) as error:
