@@ -81,7 +81,7 @@ def trace_exam(study: StudyArgument, as_json: JsonOption = False, config: Config
 
 @exams_app.command("release")
 def release_exam(study: StudyArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Try again what was parked or refused; let a thinner manifest go."""
+    """Try again now what was parked or refused, or waits to be sent; let a thinner manifest go."""
     with _foundation(config) as foundation, _refusals():
         released = exams.release_exam(foundation.transactions, study, now=utc_now(), actor="operator")
     said = f"released: {', '.join(released) or study}"

@@ -13,6 +13,7 @@ from drimbox.domain.report import Patient
 from drimbox.flow import trace
 from drimbox.flow.ports import Documents, Transaction, Transactions
 from drimbox.flow.records import Exam, ReceivedReport, Submission, TraceEntry
+from drimbox.flow.settle import QUEUE
 from drimbox.flow.steps import GONE, live_of, unfinished_of
 
 _TROUBLE = (
@@ -23,7 +24,6 @@ _TROUBLE = (
 )
 _RELEASABLE = (SubmissionState.PARKED, SubmissionState.REFUSED)
 
-
 # Rules that wait for an operator's word: `exams list --state parked` shows them beside parked submissions.
 _OPERATOR = {"thinner": "parked", "gone-at-dmp": "parked", "parked": "parked"}
 
@@ -33,7 +33,7 @@ class UnknownExam(Exception):
 
 
 class NothingToRelease(Exception):
-    """No submission of this exam is parked or refused."""
+    """Nothing of this exam is parked, refused or waiting to be sent again."""
 
 
 def list_exams(transactions: Transactions, state: str | None) -> list[dict[str, Any]]:
@@ -77,23 +77,32 @@ def trace_exam(transactions: Transactions, study: str) -> list[dict[str, Any]]:
 
 
 def release_exam(transactions: Transactions, study: str, *, now: datetime, actor: str) -> list[str]:
-    """Let what was parked or refused try again; returns the submissions released.
+    """Let what was parked or refused, or waits to be sent again, go on now; returns the submissions released.
 
     A parked lot may be at the DMP: it becomes doubtful and is looked up first. Also the operator's word for a
-    thinner manifest. Raises `UnknownExam`, `NothingToRelease`.
+    thinner manifest, and one try of a queue that stands still. Raises `UnknownExam`, `NothingToRelease`.
     """
     with transactions.writing() as transaction:
         exam = _exam(transaction, study)
-        released = [s for s in transaction.ledger.open_submissions(study) if s.state in _RELEASABLE]
-        if not released and not _let_go(transaction, exam, now, actor):
+        lots = transaction.ledger.open_submissions(study)
+        released = [s for s in lots if s.state in _RELEASABLE]
+        # a doubt keeps its time: a look-up that comes too soon would not find what the DMP still works on
+        to_send = [s for s in lots if s.state == SubmissionState.PREPARED]
+        waiting = [s for s in to_send if s.due_at is not None and s.due_at > now]
+        if not released and not waiting and not _let_go(transaction, exam, now, actor):
             raise NothingToRelease(study)
         for submission in released:
             trace.move_submission(transaction, submission, Event.RELEASED, at=now, actor=actor)
             submission.ending, submission.endings, submission.due_at = None, 0, now
+        for submission in waiting:
+            submission.due_at = now
+            trace.note(transaction, "HURRIED", at=now, actor=actor, study=study, submission=submission.id)
+        if waiting and (gate := transaction.ledger.gate(QUEUE)) is not None:
+            gate.until = min(gate.until, now)
         exam.judged = None
         exam.reconcile_at = now
         transaction.commit()
-        return [submission.id for submission in released]
+        return [submission.id for submission in (*released, *waiting)]
 
 
 def withdraw_exam(transactions: Transactions, study: str, *, now: datetime, actor: str, reason: str) -> None:

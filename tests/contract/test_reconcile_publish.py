@@ -312,6 +312,19 @@ def test_three_tries_then_refused(box: Box) -> None:
     assert box.exam()["manifest"]["status"] == "refused"
 
 
+def test_an_operator_spares_a_lot_the_rest_of_its_wait(box: Box) -> None:
+    box.bring()
+    box.dmp.answers = [NotSent(EXCHANGE, "no connection")]
+    box.work()
+    box.work()
+    assert len(box.dmp.published) == 1
+    exams.release_exam(box.transactions, STUDY, now=box.now, actor="operator")
+    box.work()
+    assert len(box.dmp.published) == 2
+    assert box.exam()["manifest"]["status"] == "published"
+    assert "HURRIED" in box.events()
+
+
 def test_tries_of_another_kind_do_not_count(box: Box) -> None:
     """Days of an unreachable DMP do not use up the tries of an internal error of it."""
     box.bring()

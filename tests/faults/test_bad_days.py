@@ -401,6 +401,22 @@ def test_our_clock_is_a_day_wrong_in_mid_story(appliance: Any, outside: Any, rul
     assert appliance.exam(first.study)["manifest"]["status"] == "published"
 
 
+def test_an_operator_ends_the_wait_that_a_wrong_clock_left(appliance: Any, outside: Any, rules: Any) -> None:
+    exam = bring(appliance, rules.Expected(1))
+    appliance.clock.move(DAY)
+    appliance.work()
+    appliance.clock.move(20)
+    appliance.work()
+    assert stopped(appliance)
+    appliance.clock.move(-DAY - 20)
+    work_for(appliance, outside, 60)
+    assert statuses(outside, exam) == []
+    appliance.release(exam.study)
+    work_for(appliance, outside, 60)
+    assert statuses(outside, exam) == ["Approved"]
+    assert stopped(appliance) is None
+
+
 def test_a_client_certificate_expires_in_mid_queue(appliance: Any, outside: Any, rules: Any) -> None:
     """It is read for every call: renewed on disk, the queue goes on without a restart."""
     exam, pki = bring(appliance, rules.Expected(1)), outside.pki
