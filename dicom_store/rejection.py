@@ -98,7 +98,7 @@ class RejectionNote:
 
 
 # What pydicom is known to raise on bytes that are no data set, or a broken one.
-_UNREADABLE = (
+UNREADABLE = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -109,7 +109,7 @@ _UNREADABLE = (
     RecursionError,
     TypeError,
     ValueError,
-    Warning,
+    Warning,  # of a value that pydicom converts by itself, where warnings are errors
     struct.error,
     zlib.error,
 )
@@ -139,7 +139,7 @@ def read_note(data_set: Buffer, transfer_syntax: str) -> RejectionNote | KeyImag
         root = _parse(data_set, transfer_syntax)
         title = next(iter(_items(root, "ConceptNameCodeSequence")), Dataset())
         scheme, code = _ascii(title, "CodingSchemeDesignator"), _ascii(title, "CodeValue")
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _refusal("the Key Object Selection cannot be read") from error
     if scheme != "DCM":
         return None
@@ -157,7 +157,7 @@ def _rejection_note(root: Dataset, code: str) -> RejectionNote:
         own, study = _uid(root, "SOPInstanceUID"), _uid(root, "StudyInstanceUID")
         evidence = list(_evidence(root))
         named = {one.SOPInstanceUID: one for one in (*_content(root, study), *evidence)}
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _refusal("the references of the rejection note cannot be read") from error
     if any(one.StudyInstanceUID != study for one in evidence):
         raise _refusal("the rejection note names another study than its own")
@@ -185,7 +185,7 @@ def _key_image_note(root: Dataset, title: Dataset) -> KeyImageNote | None:
             description=_description(root, encodings),
             references=tuple(named),
         )
-    except _UNREADABLE:
+    except UNREADABLE:
         return None  # documented: it marks nothing, and nothing is lost by keeping it like any instance
 
 

@@ -7,7 +7,6 @@ so that each deviation is ours to report. Values are text, decoded by Specific C
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,8 +17,10 @@ from pydicom import Dataset, dcmread
 from pydicom.charset import python_encoding
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.errors import InvalidDicomError
 from pydicom.values import convert_SQ
+
+from dicom_store.rejection import UNREADABLE
 
 # Implicit and explicit VR little endian (drim-m-data 6.4), and the retired big endian one.
 TRANSFER_SYNTAXES = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
@@ -29,24 +30,7 @@ _SINGLE_VALUE = frozenset({"LT", "ST", "UT", "UR"})  # a backslash is no delimit
 _TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # coded by Specific Character Set
 _BINARY = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
 
-# What pydicom is known to raise on bytes that are no DICOM file, or a broken one.
-_PARSER_FAILURES = (
-    InvalidDicomError,
-    BytesLengthException,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    Warning,  # of a value that pydicom converts by itself, where warnings are errors
-    struct.error,
-    zlib.error,
-)
+_PARSER_FAILURES = (InvalidDicomError, *UNREADABLE)
 
 
 class NotAManifest(ValueError):

@@ -16,15 +16,15 @@ from typing import Annotated, Any
 import typer
 
 from drimbox.adapters.xdm_files import read_lots, write_files
-from drimbox.bootstrap import Foundation, lay_foundation, new_id, utc_now
+from drimbox.bootstrap import Foundation, new_id, utc_now
 from drimbox.domain.errors import DrimboxError
 from drimbox.domain.xds.xdm import ArchiveSender, InconsistentLot, archive_files
 from drimbox.domain.xml_input import UnreadableXml
-from drimbox.entrypoints.configuration import find_configuration
+from drimbox.entrypoints.configuration import open_stores
 from drimbox.flow.archive import Exporting
 from drimbox.flow.archive_import import Importing, LotOutcome
 from drimbox.flow.archive_purge import PurgedLot, Purging
-from drimbox.settings import Settings, load_settings
+from drimbox.settings import Settings
 
 ACTOR = "operator"
 PROGRESS_SECONDS = 2.0
@@ -52,7 +52,7 @@ def export(
     """Write KOS, METADATA.XML, signature, CR.TXT, INDEX.HTM and README.TXT of every published manifest."""
     written: list[str] = []
     count = 0
-    with _foundation(config) as foundation, _failures():
+    with open_stores(config) as foundation, _failures():
         policy = foundation.settings.policy
         exporting = Exporting(
             foundation.transactions, foundation.documents, policy.time_zone, policy.ipp_authority
@@ -79,7 +79,7 @@ def import_(
 ) -> None:
     """Take lots in; each is imported, already there, or refused with every reason. Exit 1 when one was refused."""
     outcomes: list[LotOutcome] = []
-    with _foundation(config) as foundation, _failures():
+    with open_stores(config) as foundation, _failures():
         foundation.database.migrate()
         importing = _importing(foundation)
         said = time.monotonic()
@@ -110,7 +110,7 @@ def purge(
     as_json: Annotated[bool, typer.Option("--json", help="Print the lots as JSON.")] = False,
 ) -> None:
     """Delete the documents of lots that were replaced, unpublished or dropped long ago; rows and trace stay."""
-    with _foundation(config) as foundation, _failures():
+    with open_stores(config) as foundation, _failures():
         keep_days = foundation.settings.archive.keep_days
         if older_than is None and keep_days == 0:
             _say("archive.keep_days is 0: documents are kept for ever (or give --older-than)")
@@ -180,15 +180,6 @@ def _as_json(outcomes: list[LotOutcome], *, dry_run: bool) -> dict[str, Any]:
 
 def _say(text: str) -> None:
     typer.echo(f"drimbox: {text}", err=True)
-
-
-@contextmanager
-def _foundation(config: Path | None) -> Iterator[Foundation]:
-    foundation = lay_foundation(load_settings(find_configuration(config)))
-    try:
-        yield foundation
-    finally:
-        foundation.database.close()
 
 
 @contextmanager

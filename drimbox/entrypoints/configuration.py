@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from drimbox.adapters.database import Database
 from drimbox.adapters.signing import CredentialKind, check_credential
-from drimbox.bootstrap import utc_now
+from drimbox.bootstrap import Foundation, lay_foundation, utc_now
 from drimbox.domain.errors import Unavailable
 from drimbox.settings import ConfigurationError, Settings, load_settings
 
@@ -23,6 +24,16 @@ ENVIRONMENT = "DRIMBOX_CONFIG"
 
 class NoConfiguration(Exception):
     """No configuration file was given or found."""
+
+
+@contextmanager
+def open_stores(config: Path | None) -> Iterator[Foundation]:
+    """The stores of the configured appliance, for one command. Raises `ConfigurationError`."""
+    foundation = lay_foundation(load_settings(find_configuration(config)))
+    try:
+        yield foundation
+    finally:
+        foundation.database.close()
 
 
 def find_configuration(given: Path | None) -> Path:

@@ -12,10 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from drimbox.bootstrap import Foundation, lay_foundation, utc_now
-from drimbox.entrypoints.configuration import find_configuration
+from drimbox.bootstrap import utc_now
+from drimbox.entrypoints.configuration import open_stores
 from drimbox.flow import exams
-from drimbox.settings import load_settings
 
 exams_app = typer.Typer(help="What is known of exams.", no_args_is_help=True)
 
@@ -37,7 +36,7 @@ def list_exams(
     config: ConfigOption = None,
 ) -> None:
     """Every exam, newest change first."""
-    with _foundation(config) as foundation:
+    with open_stores(config) as foundation:
         rows = exams.list_exams(foundation.transactions, state)
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
@@ -53,7 +52,7 @@ def list_exams(
 @exams_app.command("show")
 def show_exam(study: StudyArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """All that is known of one exam, and why it is not published."""
-    with _foundation(config) as foundation, _refusals():
+    with open_stores(config) as foundation, _refusals():
         exam = exams.show_exam(
             foundation.transactions, foundation.documents, study, foundation.settings.policy.time_zone
         )
@@ -67,7 +66,7 @@ def show_exam(study: StudyArgument, as_json: JsonOption = False, config: ConfigO
 @exams_app.command("trace")
 def trace_exam(study: StudyArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Everything that happened to one exam, oldest first."""
-    with _foundation(config) as foundation, _refusals():
+    with open_stores(config) as foundation, _refusals():
         events = exams.trace_exam(foundation.transactions, study)
     if as_json:
         typer.echo(json.dumps(events, ensure_ascii=False))
@@ -82,7 +81,7 @@ def trace_exam(study: StudyArgument, as_json: JsonOption = False, config: Config
 @exams_app.command("release")
 def release_exam(study: StudyArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Try again now what was parked or refused, or waits to be sent; let a thinner manifest go."""
-    with _foundation(config) as foundation, _refusals():
+    with open_stores(config) as foundation, _refusals():
         released = exams.release_exam(foundation.transactions, study, now=utc_now(), actor="operator")
     said = f"released: {', '.join(released) or study}"
     typer.echo(json.dumps({"released": released or [study]}) if as_json else said)
@@ -91,7 +90,7 @@ def release_exam(study: StudyArgument, as_json: JsonOption = False, config: Conf
 @exams_app.command("withdraw")
 def withdraw_exam(study: StudyArgument, reason: ReasonOption, config: ConfigOption = None) -> None:
     """Take the exam out of the DMP; partners are refused at once."""
-    with _foundation(config) as foundation, _refusals():
+    with open_stores(config) as foundation, _refusals():
         exams.withdraw_exam(foundation.transactions, study, now=utc_now(), actor="operator", reason=reason)
     typer.echo("withdrawn: the manifest will be unpublished, partners are refused from now on")
 
@@ -99,7 +98,7 @@ def withdraw_exam(study: StudyArgument, reason: ReasonOption, config: ConfigOpti
 @exams_app.command("restore")
 def restore_exam(study: StudyArgument, reason: ReasonOption, config: ConfigOption = None) -> None:
     """Let an exam that was withdrawn be public again."""
-    with _foundation(config) as foundation, _refusals():
+    with open_stores(config) as foundation, _refusals():
         exams.restore_exam(foundation.transactions, study, now=utc_now(), actor="operator", reason=reason)
     typer.echo("restored: the exam will be published again if nothing else speaks against it")
 
@@ -123,15 +122,6 @@ def _lines(exam: dict[str, Any]) -> Iterator[str]:
         yield f"          {manifest['error']}"
     if exam["reason"]:
         yield f"reason    {exam['reason']}"
-
-
-@contextmanager
-def _foundation(config: Path | None) -> Iterator[Foundation]:
-    foundation = lay_foundation(load_settings(find_configuration(config)))
-    try:
-        yield foundation
-    finally:
-        foundation.database.close()
 
 
 @contextmanager

@@ -14,10 +14,9 @@ from prometheus_client.registry import Collector
 from rich.console import Console
 from rich.table import Table
 
-from drimbox.bootstrap import Foundation, lay_foundation, utc_now
-from drimbox.entrypoints.configuration import find_configuration
+from drimbox.bootstrap import Foundation, utc_now
+from drimbox.entrypoints.configuration import open_stores
 from drimbox.flow.counters import Count, Counters, count
-from drimbox.settings import load_settings
 
 
 class LedgerCollector(Collector):
@@ -63,9 +62,8 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """One screen: what waits, what went wrong, how old it is. Exit 1 while the queue stands still."""
-    foundation = lay_foundation(load_settings(find_configuration(config)))
-    counters = count(foundation.transactions, utc_now())
-    foundation.database.close()
+    with open_stores(config) as foundation:
+        counters = count(foundation.transactions, utc_now())
     if as_json:
         typer.echo(json.dumps(counters.to_json()))
     else:

@@ -435,6 +435,7 @@ def test_connections_without_a_request_hold_no_place(
     for _ in range(10):
         socket.create_connection(("127.0.0.1", door.port), timeout=10).close()
     eventually(lambda: echoscu(door).returncode == 0, seconds=5)
+    assert_serving(door)
 
 
 def test_silence_is_closed(open_door: Callable[..., DicomDoor], recorder: Recorder) -> None:

@@ -231,7 +231,7 @@ WARNINGS = {
 
 @pytest.mark.parametrize("rule", WARNINGS)
 def test_what_is_only_noted(rule: str) -> None:
-    warned(rule, edited(*WARNINGS[rule]))
+    assert warned(rule, edited(*WARNINGS[rule])).patient
 
 
 def test_without_ins_the_report_is_read() -> None:
