@@ -58,8 +58,7 @@ def show_exam(transactions: Transactions, documents: Documents, study: str, time
         return {
             "study_instance_uid": study,
             "state": exam.state,
-            "reason": exam.reason,
-            "rule": exam.rule,
+            **_why(exam),
             "patient": _patient(documents, reports, time_zone),
             "instances": len(images.instances) if images else 0,
             "series": len(images.series) if images else 0,
@@ -155,10 +154,17 @@ def _row(transaction: Transaction, exam: Exam) -> dict[str, Any]:
         "study_instance_uid": exam.study_instance_uid,
         "state": exam.state,
         "manifest": _manifest(transaction.ledger.submissions_of(exam.study_instance_uid))["status"],
-        "rule": exam.rule,
-        "reason": exam.reason,
+        **_why(exam),
         "changed_at": stamp(exam.changed_at),
     }
+
+
+def _why(exam: Exam) -> dict[str, str | None]:
+    """Why its manifest is not the one that should be public; something that arrived a moment ago is a reason too."""
+    if exam.rule is None and exam.reconcile_at is not None:
+        reason = f"what arrived last will be judged at {exam.reconcile_at:%H:%M:%S}Z"
+        return {"rule": "not-judged-yet", "reason": reason}
+    return {"rule": exam.rule, "reason": exam.reason}
 
 
 def _patient(

@@ -194,6 +194,19 @@ def box(tmp_path: Path) -> Iterator[Box]:
     box.database.close()
 
 
+def test_what_arrived_and_is_not_judged_yet_is_a_reason(box: Box) -> None:
+    """Published and without a reason means: what is public is what should be."""
+    box.bring(2)
+    box.work()
+    assert box.exam()["reason"] is None
+    box.image(list(study_datasets(SPEC))[2])
+    exam = box.exam()
+    assert (exam["rule"], exam["manifest"]["status"]) == ("not-judged-yet", "published")
+    box.later(61)
+    box.work()
+    assert (box.exam()["rule"], box.exam()["reason"]) == (None, None)
+
+
 def test_one_exam_is_published_once(box: Box) -> None:
     box.bring()
     box.work()

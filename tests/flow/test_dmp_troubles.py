@@ -53,8 +53,8 @@ def test_a_passing_trouble_ends_in_one_publication(appliance: Any, fault: str) -
     event, words = PASSING[fault]
     appliance.arm("dmp", fault)
     study = bring(appliance, 400 + list(PASSING).index(fault))
-    exam = appliance.published(study)
-    assert exam["reason"] is None
+    appliance.published(study)
+    appliance.until(study, lambda exam: exam["reason"] is None)
     trace = appliance.trace(study)
     (trouble, *_) = [entry for entry in trace if entry["event"] == event]
     assert words in trouble["detail"]["reason"]

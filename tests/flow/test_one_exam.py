@@ -59,7 +59,8 @@ def story(appliance: Any, official: Path) -> Iterator[dict[str, Any]]:
     files = appliance.make_exam(SPEC)
     appliance.push(files)
     ack = appliance.send(filled(official / "hl7/CR_J-ORU.hl7", "J-0001"))
-    exam = appliance.published(STUDY)
+    appliance.published(STUDY)
+    exam = appliance.until(STUDY, lambda exam: exam["reason"] is None)
     yield {"files": files, "ack": ack, "exam": exam}
 
 
