@@ -16,6 +16,7 @@ from io import BytesIO
 from pydicom import Dataset, Sequence
 from pydicom.charset import decode_bytes
 from pydicom.dataelem import RawDataElement
+from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset
 
 from dicom_store.header import DEFLATED, ENCODINGS, python_encodings
@@ -100,6 +101,7 @@ class RejectionNote:
 # What pydicom is known to raise on bytes that are no data set, or a broken one.
 UNREADABLE = (
     ArithmeticError,
+    BytesLengthException,
     AssertionError,
     AttributeError,
     EOFError,

@@ -7,8 +7,9 @@ import secrets
 import socket
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from ipaddress import ip_network
 
 import structlog
 
@@ -16,21 +17,25 @@ from dicom_store.archive import Archive
 from drimbox.adapters.database import Database
 from drimbox.adapters.dmp import Dmp, DmpEndpoint
 from drimbox.adapters.documents import Documents
+from drimbox.adapters.mllp_client import MllpClient
 from drimbox.adapters.psc import Psc, PscEndpoint
 from drimbox.adapters.signing import load_signer
 from drimbox.adapters.transactions import SqlTransactions
 from drimbox.domain.exam import Policy
 from drimbox.domain.report_states import StatePolicy
 from drimbox.domain.retry import RetryPolicy
+from drimbox.domain.senders import SenderProfile
 from drimbox.domain.vihf import VihfSettings
 from drimbox.domain.xds.publication import Publisher, XdsOptions
+from drimbox.flow.inbox_purge import InboxPurging
 from drimbox.flow.manifest import ManifestMaker
 from drimbox.flow.prepare import Preparing
 from drimbox.flow.publish import Publishing
 from drimbox.flow.receive_report import Reception
 from drimbox.flow.reconcile import Reconciling
+from drimbox.flow.send_receipts import SendingReceipts
 from drimbox.flow.settle import Settling
-from drimbox.settings import Settings
+from drimbox.settings import PolicySettings, SenderSettings, Settings
 
 
 def utc_now() -> datetime:
@@ -77,6 +82,8 @@ class Foundation:
             policy.ipp_authority,
             policy.settle_after,
             policy.thinner_alarm,
+            policy.publish_without_destdmp,
+            bool(self.settings.dmp.secret_connection_code),
         )
 
 
@@ -120,18 +127,43 @@ def make_manifest_maker(settings: Settings) -> ManifestMaker:
     )
 
 
+def make_senders(settings: Settings) -> tuple[SenderProfile, ...]:
+    """Who may send reports; what a sender does not say of itself is the department's policy."""
+    return tuple(_sender(one, settings.policy) for one in settings.mllp.senders)
+
+
+def _sender(one: SenderSettings, policy: PolicySettings) -> SenderProfile:
+    def choice(name: str) -> bool:
+        own = getattr(one, name)
+        return bool(getattr(policy, name) if own is None else own)
+
+    host, _, port = one.receipts.rpartition(":")
+    return SenderProfile(
+        one.name,
+        tuple(ip_network(address, strict=False) for address in one.addresses),
+        one.application,
+        one.facility,
+        one.certificate_sha256,
+        frozenset(one.not_tolerated),
+        StatePolicy(choice("orphan_replacement"), choice("idempotent_delete"), choice("same_author")),
+        (host.strip("[]"), int(port)) if port else None,
+    )
+
+
 def make_reception(foundation: Foundation) -> Reception:
     """What the report doors call."""
-    settings = foundation.settings
+    settings, policy = foundation.settings, foundation.settings.policy
     return Reception(
         foundation.transactions,
         foundation.documents,
-        settings.policy.time_zone,
+        policy.time_zone,
         new_id,
         new_control_id,
-        StatePolicy(settings.policy.orphan_replacement, settings.policy.idempotent_delete),
+        StatePolicy(policy.orphan_replacement, policy.idempotent_delete, policy.same_author),
         settings.mllp.application,
         settings.mllp.facility,
+        policy.consent_from_adt,
+        settings.mllp.business_acknowledgement,
     )
 
 
@@ -201,6 +233,32 @@ def make_dmp(settings: Settings) -> Dmp:
         mode_attribute=dmp.mode_attribute,
         authn_context=dmp.authn_context,
         digest=dmp.compatibility,
+        secret_connection_code=dmp.secret_connection_code,
     )
     signer = load_signer(dmp.signature_certificate, dmp.signature_key, utc_now())
     return Dmp(endpoint, signer, vihf, utc_now, new_id)
+
+
+def make_receipts(foundation: Foundation) -> SendingReceipts:
+    """What the worker calls for business acknowledgements that are due."""
+    room, log = foundation.settings.mllp, structlog.get_logger("drimbox.flow.send_receipts")
+    return SendingReceipts(
+        foundation.transactions,
+        MllpClient(),
+        {sender.name: sender for sender in make_senders(foundation.settings)},
+        room.application,
+        room.facility,
+        RetryPolicy(30, 600),
+        f"worker:{node_name()}",
+        random.random,
+        utc_now,
+        log.info,
+        log.error,
+    )
+
+
+def make_inbox_purging(foundation: Foundation, actor: str) -> InboxPurging:
+    """What deletes the bytes of messages older than inbox.keep_days."""
+    days = foundation.settings.inbox.keep_days
+    keep = timedelta(days=days) if days else None
+    return InboxPurging(foundation.transactions, foundation.documents, utc_now, actor, keep)

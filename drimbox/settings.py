@@ -6,12 +6,15 @@ means refuse to start. Secrets are given by file path.
 
 from __future__ import annotations
 
+import re
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from drimbox.domain.hl7v2_grammar import TOLERANCES
 from drimbox.domain.identifiers import INS_AUTHORITIES, is_oid
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -66,21 +69,122 @@ class DicomSettings(_Room):
     )
 
 
+class SenderSettings(_Room):
+    """One sender of reports: `[[mllp.senders]]`."""
+
+    name: str = Field(min_length=1, max_length=64, description="How logs, trace and inbox name it")
+    addresses: tuple[str, ...] = Field(
+        min_length=1, description="Addresses or networks (CIDR) that it calls from"
+    )
+    application: str = Field(default="", description="MSH-3 that it must sign with; empty = any")
+    facility: str = Field(default="", description="MSH-4 that it must sign with; empty = any")
+    certificate_sha256: str = Field(
+        default="",
+        description="SHA-256 of its TLS client certificate, hexadecimal; it may then never speak in clear",
+    )
+    not_tolerated: tuple[str, ...] = Field(
+        default=(), description="Defects for which its messages are refused (README, section Reports)"
+    )
+    orphan_replacement: bool | None = Field(
+        default=None, description="Instead of policy.orphan_replacement for this sender"
+    )
+    idempotent_delete: bool | None = Field(
+        default=None, description="Instead of policy.idempotent_delete for this sender"
+    )
+    same_author: bool | None = Field(
+        default=None, description="Instead of policy.same_author for this sender"
+    )
+    receipts: str = Field(
+        default="", description="host:port of its own MLLP door, where business acknowledgements go"
+    )
+
+    @field_validator("addresses")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            ip_network(address, strict=False)
+        return value
+
+    @field_validator("certificate_sha256")
+    @classmethod
+    def _fingerprint(cls, value: str) -> str:
+        plain = value.replace(":", "").lower()
+        if plain and not re.fullmatch(r"[0-9a-f]{64}", plain):
+            raise ValueError("must be a SHA-256 of 64 hexadecimal digits")
+        return plain
+
+    @field_validator("not_tolerated")
+    @classmethod
+    def _known_defects(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [slug for slug in value if slug not in TOLERANCES]:
+            raise ValueError(f"no such defect: {', '.join(unknown)}")
+        return value
+
+    @field_validator("receipts")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if value and not (host and port.isdecimal() and 0 < int(port) < 65536):
+            raise ValueError("must be host:port")
+        return value
+
+
 class MllpSettings(_Room):
-    """The HL7v2 door (MLLP)."""
+    """The HL7v2 doors: MLLP, and MLLP over mutual TLS on a port of its own."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: Port = Field(default=2575, description="Port to listen on")
+    senders: tuple[SenderSettings, ...] = Field(
+        description="Who may send reports, one [[mllp.senders]] each; nobody else is answered"
+    )
+    tls_port: int = Field(
+        default=0, ge=0, le=65535, description="Port of MLLP over mutual TLS; 0 = no such door"
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM: server certificate of that door, then its chain"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM: private key of that certificate")
+    tls_client_authority: Path | None = Field(
+        default=None, description="PEM: authorities of the senders' client certificates"
+    )
     max_message_bytes: int = Field(
         default=64 * 1024 * 1024, ge=1024, description="Largest message accepted, in bytes"
     )
     max_connections: int = Field(default=50, ge=1, description="Connections open at once")
     idle_timeout: Seconds = Field(default=300, description="Seconds of silence before a connection is closed")
+    message_timeout: Seconds = Field(
+        default=120, description="Seconds from the first to the last byte of a message"
+    )
     application: str = Field(
         default="DRIMBOX", description="MSH-3 of our acknowledgements when the sender named nobody"
     )
     facility: str = Field(
         default="", description="MSH-4 of our acknowledgements when the sender named nobody"
+    )
+    business_acknowledgement: bool = Field(
+        default=False,
+        description="Answer ACK_RECEPTION = Y with a ZAM^Z01 to the sender's `receipts` once the DMP has answered",
+    )
+
+    @model_validator(mode="after")
+    def _whole_tls(self) -> Self:
+        names = ("tls_certificate", "tls_key", "tls_client_authority")
+        missing = [name for name in names if getattr(self, name) is None]
+        if self.tls_port and missing:
+            raise ValueError(f"tls_port needs {', '.join(missing)}")
+        if len({sender.name for sender in self.senders}) < len(self.senders):
+            raise ValueError("two senders of the same name")
+        return self
+
+
+class InboxSettings(_Room):
+    """The messages that entered by the report doors."""
+
+    keep_days: int = Field(
+        default=365,
+        ge=0,
+        description="Days after which the bytes of a message are deleted; verdict, answer and accepted CDA stay; "
+        "0 = for ever",
     )
 
 
@@ -161,6 +265,18 @@ class PolicySettings(_Room):
     idempotent_delete: bool = Field(
         default=False, description="The withdrawal of an unknown report is answered AA; false = AE 207/906"
     )
+    same_author: bool = Field(
+        default=False,
+        description="Only the structure that made a report may replace or withdraw it (AE 207/901); "
+        "false = a warning",
+    )
+    publish_without_destdmp: bool = Field(
+        default=False, description="Publish the manifest of a report with DESTDMP = N too"
+    )
+    consent_from_adt: bool = Field(
+        default=False,
+        description="Read the patient's opposition (ZFA-9 = IO) from ADT messages: it blocks the visit's exams",
+    )
     time_zone: str = Field(default="Europe/Paris", description="Zone of dates without offset")
 
     @field_validator("ins_authorities")
@@ -191,6 +307,11 @@ class DmpSettings(_Room):
     authn_context: str = Field(
         default="urn:oasis:names:tc:SAML:2.0:ac:classes:TLSClient",
         description="AuthnContextClassRef of the VIHF",
+    )
+    secret_connection_code: str = Field(
+        default="",
+        description="VIHF confidentiality code of a secret connection (CONNEXION_SECRETE = Y); "
+        "empty = such reports are not published",
     )
     author_type: Literal["EI", "RI"] = Field(default="EI", description="XCN.13 of the appliance as author")
     study_reference_authority: str = Field(
@@ -275,7 +396,8 @@ class Settings(_Room):
     storage: StorageSettings
     database: DatabaseSettings
     dicom: DicomSettings
-    mllp: MllpSettings = MllpSettings()
+    mllp: MllpSettings
+    inbox: InboxSettings = InboxSettings()
     web: WebSettings
     organisation: OrganisationSettings
     policy: PolicySettings

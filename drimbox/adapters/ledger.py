@@ -26,15 +26,12 @@ from drimbox.domain.lifecycle import OPEN, ReportState, SubmissionState
 from drimbox.flow.records import (
     Exam,
     Gate,
-    Message,
     ReceivedReport,
-    ReportParent,
-    ReportStudy,
+    Record,
     Submission,
     TraceEntry,
 )
 
-Record = Exam | ReceivedReport | ReportStudy | ReportParent | Message | Submission | Gate | TraceEntry
 _EXAM, _REPORT, _LOT, _TRACE = exam_table.c, report_table.c, submission_table.c, trace_table.c
 
 
@@ -92,14 +89,21 @@ class SqlLedger:
         return _count(self._session.execute(update(exam_table).values(reconcile_at=now)))
 
     def reports_of(self, study: str) -> Sequence[ReceivedReport]:
-        """The current reports that document a study, oldest first."""
+        """The current reports that document a study, oldest first; a new version stands where its first one stood."""
         query = (
             select(ReceivedReport)
             .join(report_study_table, report_study_table.c.report_id == _REPORT.id)
-            .where(report_study_table.c.study_instance_uid == study, _REPORT.state == ReportState.CURRENT)
+            .where(report_study_table.c.study_instance_uid == study)
             .order_by(_REPORT.received_at, _REPORT.id)
         )
-        return self._session.scalars(query).all()
+        rows = {row.document_id: row for row in self._session.scalars(query)}
+        places: dict[str, ReceivedReport] = {}
+        for row in rows.values():
+            last = row
+            while last.replaced_by in rows:
+                last = rows[last.replaced_by]
+            places.setdefault(last.document_id, last)
+        return [row for row in places.values() if row.state == ReportState.CURRENT]
 
     def had_reports(self, study: str) -> bool:
         """Whether any report, current or not, ever documented a study."""

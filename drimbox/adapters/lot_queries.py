@@ -51,8 +51,8 @@ class LotQueries:
         named: set[str] = set()
         for query in (
             select(_LOT.id, _LOT.kos, _LOT.signature, _LOT.request),
-            select(_REPORT.id, _REPORT.cda, _REPORT.message),
-            select(_MESSAGE.id, _MESSAGE.content),
+            select(_REPORT.id, _REPORT.cda),
+            select(_MESSAGE.id, _MESSAGE.content, _MESSAGE.document).where(_MESSAGE.purged_at.is_(None)),
             select(_TRACE.submission_id, _TRACE.detail),
         ):
             for owner, *values in self._session.execute(query.execution_options(yield_per=_ROWS)):

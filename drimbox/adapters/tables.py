@@ -10,11 +10,13 @@ from drimbox.flow.records import (
     Exam,
     Gate,
     Message,
+    Receipt,
     ReceivedReport,
     ReportParent,
     ReportStudy,
     Submission,
     TraceEntry,
+    Visit,
 )
 
 mapper = registry()
@@ -46,7 +48,6 @@ report_table = Table(
     Column("version", Integer, nullable=False),
     Column("operation", String(2), nullable=False),
     Column("cda", String(64), nullable=False),
-    Column("message", String(64)),
     Column("received_at", UtcDateTime, nullable=False),
     Column("door", String(16), nullable=False),
     Column("flags", JSON, nullable=False),
@@ -55,6 +56,8 @@ report_table = Table(
     Column("sender", JSON, nullable=False),
     Column("patient_ins", String(15)),
     Column("patient_oid", String(64)),
+    Column("visit", String(320), index=True),
+    Column("author_structure", String(64)),
     Column("state", String(16), nullable=False),
     Column("replaced_by", String(200)),
 )
@@ -85,7 +88,43 @@ message_table = Table(
     Column("verdict", String(8), nullable=False),
     Column("code", String(64)),
     Column("reason", Text),
-    Column("report_id", String(36)),
+    Column("report_id", String(36), index=True),
+    Column("sender", String(64)),
+    Column("kind", String(16), nullable=False),
+    Column("document", String(64)),
+    Column("document_id", String(200), index=True),
+    Column("answer", Text),
+    Column("violations", JSON, nullable=False),
+    Column("studies", JSON, nullable=False),
+    Column("replay_of", String(36)),
+    Column("purged_at", UtcDateTime),
+)
+
+visit_table = Table(
+    "visit",
+    metadata,
+    Column("visit", String(320), primary_key=True),
+    Column("feeding", String(8), nullable=False),
+    Column("said_at", UtcDateTime, nullable=False),
+    Column("message_id", String(36), nullable=False),
+)
+
+receipt_table = Table(
+    "receipt",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("report_id", String(36), nullable=False, index=True),
+    Column("operation", String(2), nullable=False),
+    Column("control_id", String(200), nullable=False),
+    Column("sender", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("due_at", UtcDateTime, index=True),
+    Column("status", String(1)),
+    Column("error", String(255)),
+    Column("attempts", Integer, nullable=False),
+    Column("delivered_at", UtcDateTime),
+    Column("given_up_at", UtcDateTime),
+    Column("last_error", Text),
 )
 
 submission_table = Table(
@@ -151,6 +190,8 @@ mapper.map_imperatively(ReceivedReport, report_table)
 mapper.map_imperatively(ReportStudy, report_study_table)
 mapper.map_imperatively(ReportParent, report_parent_table)
 mapper.map_imperatively(Message, message_table)
+mapper.map_imperatively(Visit, visit_table)
+mapper.map_imperatively(Receipt, receipt_table)
 mapper.map_imperatively(Submission, submission_table)
 mapper.map_imperatively(Gate, gate_table)
 mapper.map_imperatively(TraceEntry, trace_table)

@@ -16,6 +16,7 @@ from dicom_store.rejection import RejectionNote
 from dicom_store.status import Outcome
 from dicom_store.study import KeyImageNote, StudySnapshot
 from drimbox.adapters.database import Database
+from drimbox.adapters.inbox_queries import InboxQueries
 from drimbox.adapters.ledger import SqlLedger
 from drimbox.adapters.lot_queries import LotQueries
 
@@ -57,6 +58,7 @@ class SqlTransaction:
         self._session = session
         self.ledger = SqlLedger(session)
         self.lots = LotQueries(session)
+        self.inbox = InboxQueries(session)
         self.images = SqlImages(session, archive)
 
     def commit(self) -> None:

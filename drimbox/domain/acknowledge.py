@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -15,6 +16,7 @@ from drimbox.domain.hl7v2_grammar import (
     SYNTAX_RULES,
 )
 from drimbox.domain.hl7v2_syntax import Delimiters, Segment
+from drimbox.domain.violations import Violation
 
 AckCode = Literal["AA", "AE", "AR"]
 
@@ -23,11 +25,15 @@ _REASON_MAX = 1_000
 _DOCUMENT = "OBX^1^5"
 _DEFAULT_VERSION = "2.5"
 _DEFAULT_PROCESSING = "P"
+_CHARACTER_SET = "UNICODE UTF-8"
 
 
 @dataclass(frozen=True, slots=True)
 class MessageHeader:
-    """What an answer needs of MSH; empty where unreadable. MSH-3 to MSH-6 keep their inner delimiters."""
+    """What an answer needs of MSH; empty where unreadable.
+
+    MSH-3 to MSH-6, `control_id`, `profile` and `version_id` keep their inner delimiters.
+    """
 
     sending_application: str = ""
     sending_facility: str = ""
@@ -41,6 +47,7 @@ class MessageHeader:
     version: str = ""
     character_set: str = ""
     profile: str = ""
+    version_id: str = ""  # MSH-12 as written: 2.5^FRA^2.11 where `version` is 2.5
     delimiters: Delimiters = field(default_factory=Delimiters)
 
     @classmethod
@@ -64,8 +71,22 @@ class MessageHeader:
             version=_echo(msh.component(12)),
             character_set=_echo(msh.component(18)),
             profile=_echo(msh.text(21)),
+            version_id=_echo(msh.text(12)),
             delimiters=msh.delimiters,
         )
+
+    @property
+    def sending_application_name(self) -> str:
+        """MSH-3.1."""
+        return self._first(self.sending_application)
+
+    @property
+    def sending_facility_name(self) -> str:
+        """MSH-4.1."""
+        return self._first(self.sending_facility)
+
+    def _first(self, text: str) -> str:
+        return self.delimiters.reveal(text.partition(self.delimiters.component)[0]).strip()
 
     @property
     def is_acknowledgement(self) -> bool:
@@ -89,8 +110,9 @@ class MessageRefused(ReportRefused):
         *,
         application_error: int | None = None,
         code: str = "",
+        violations: Iterable[Violation] = (),
     ) -> None:
-        super().__init__(code or f"hl7-{error}", reason)
+        super().__init__(code or f"hl7-{error}", reason, violations)
         self.ack: Literal["AE", "AR"] = ack
         self.error = error
         self.application_error = application_error
@@ -99,7 +121,13 @@ class MessageRefused(ReportRefused):
 
     @classmethod
     def of_report(
-        cls, header: MessageHeader, code: str, reason: str, *, location: str = ""
+        cls,
+        header: MessageHeader,
+        code: str,
+        reason: str,
+        *,
+        location: str = "",
+        violations: Iterable[Violation] = (),
     ) -> MessageRefused:
         """A refusal of the document, or of the order: `code` is a rule of the CDA, or of table 0533 ("900" to "906").
 
@@ -107,10 +135,19 @@ class MessageRefused(ReportRefused):
         """
         location = location or _place(header.trigger_event, code)
         if code in SYNTAX_RULES:
-            return cls("AE", 102, location, reason, header, code=code)
+            return cls("AE", 102, location, reason, header, code=code, violations=violations)
         known = code.isdecimal() and int(code) in APPLICATION_CONDITIONS
         application = int(code) if known else APPLICATION_CODES.get(code, 906)
-        return cls("AE", 207, location, reason, header, application_error=application, code=code)
+        return cls(
+            "AE",
+            207,
+            location,
+            reason,
+            header,
+            application_error=application,
+            code=code,
+            violations=violations,
+        )
 
     @classmethod
     def unavailable(cls, header: MessageHeader) -> MessageRefused:
@@ -186,10 +223,10 @@ def _msh(header: MessageHeader, now: datetime, control_id: str, application: str
         marks.component.join(kind),
         marks.protect(control_id),
         marks.protect(header.processing_id or _DEFAULT_PROCESSING),
-        marks.protect(header.version or _DEFAULT_VERSION),
+        header.version_id or marks.protect(_DEFAULT_VERSION),
         *[""] * 4,
         "FRA",
-        "UNICODE UTF-8",
+        marks.protect(_CHARACTER_SET),
     ]
 
 
@@ -230,4 +267,4 @@ def _coded(marks: Delimiters, code: int, label: str, system: str) -> str:
 
 def _echo(text: str) -> str:
     """A field that will be sent back: no control character may end a frame or a segment of ours."""
-    return "".join(c for c in text if c.isprintable())[:_ECHO_MAX]
+    return "".join(c for c in text[: 2 * _ECHO_MAX] if c.isprintable())[:_ECHO_MAX]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
 from drimbox.domain import cda_fields as fields
-from drimbox.domain.cda_checks import is_version
+from drimbox.domain.cda_checks import Terms, is_version
 from drimbox.domain.cda_document import MAX_BYTES, NotADocument, open_document
 from drimbox.domain.cda_fields import Element
 from drimbox.domain.cda_rules import check_report
-from drimbox.domain.identifiers import Identifier
+from drimbox.domain.identifiers import INS_AUTHORITIES, Identifier
+from drimbox.domain.imaging_codes import STRUCTURED_TEMPLATE
 from drimbox.domain.report import Code, Report, Timestamp
 from drimbox.domain.violations import Violation, errors
 
 Value = TypeVar("Value", Identifier, Code, Timestamp)
-STRUCTURED_TEMPLATE = "1.2.250.1.213.1.1.1.45"  # declared by level 3 only (cda-and-xds 2.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +27,47 @@ class CdaReading:
     violations: tuple[Violation, ...]
 
 
-def read_cda(data: bytes, *, time_zone: str, max_bytes: int = MAX_BYTES) -> CdaReading:
+def read_cda(
+    data: bytes,
+    *,
+    time_zone: str,
+    max_bytes: int = MAX_BYTES,
+    ins_authorities: Collection[str] = frozenset(INS_AUTHORITIES),
+    for_publication: bool = True,
+) -> CdaReading:
     """Read a report from its bytes as received (cda-and-xds sections 2, 4.6 and 6).
 
-    `time_zone`: IANA name given to times without offset. Never raises for what a sender may have written:
-    whatever is wrong is a violation, and no violation repeats patient data.
+    `time_zone`: IANA name given to times without offset; `ins_authorities`: OIDs of INS accepted here;
+    `for_publication`: False for what is not to be published (a withdrawal) or was accepted before: the rules of
+    "accept for publication" are warnings then. Never raises for what a sender may have written: whatever is wrong is
+    a violation, and no violation repeats patient data.
     """
+    terms = Terms(time_zone, ins_authorities, for_publication)
+    root, violations = _checked(data, terms, max_bytes)
+    if root is None or errors(violations):
+        return CdaReading(None, violations)
+    return CdaReading(_report(root, time_zone), violations)
+
+
+def check_cda(
+    data: bytes,
+    *,
+    time_zone: str,
+    max_bytes: int = MAX_BYTES,
+    ins_authorities: Collection[str] = frozenset(INS_AUTHORITIES),
+    for_publication: bool = True,
+) -> tuple[Violation, ...]:
+    """Every rule that the bytes break, in the order of the table, and nothing else; parameters as `read_cda`."""
+    return _checked(data, Terms(time_zone, ins_authorities, for_publication), max_bytes)[1]
+
+
+def _checked(data: bytes, terms: Terms, max_bytes: int) -> tuple[Element | None, tuple[Violation, ...]]:
     try:
         root = open_document(data, max_bytes)
     except NotADocument as refusal:
         clause = "cda-and-xds section 6"
-        return CdaReading(None, (Violation(refusal.rule, str(refusal), "ClinicalDocument", clause),))
-    violations = tuple(check_report(root, time_zone))
-    return CdaReading(None if errors(violations) else _report(root, time_zone), violations)
+        return None, (Violation(refusal.rule, str(refusal), "ClinicalDocument", clause),)
+    return root, tuple(check_report(root, terms))
 
 
 def _report(root: Element, time_zone: str) -> Report:
@@ -67,6 +96,7 @@ def _report(root: Element, time_zone: str) -> Report:
         studies=fields.studies(root, time_zone),
         facility=fields.code(fields.first(root, facility)),
         practice_setting=_practice_setting(root),
+        context=fields.other_acts(root),
     )
 
 

@@ -10,26 +10,30 @@ from collections.abc import Iterable, Iterator
 
 from lxml import etree
 
-from drimbox.domain.cda_document import NS
+from drimbox.domain.cda_document import HL7_V3, NS
 from drimbox.domain.identifiers import INS_AUTHORITIES, Identifier, Ins, InvalidIdentifier, parse_ins
 from drimbox.domain.imaging_codes import (
+    CATALOG_SERIES,
+    CATALOG_STUDY,
     CCAM_SYSTEMS,
     DCM,
-    MODALITIES,
     MODALITY_ALIASES,
     MODALITY_QUALIFIER,
     REGION_QUALIFIER,
-    REGIONS,
     SNOMED_CT,
 )
 from drimbox.domain.report import Code, Order, Organization, Patient, Professional, StudyAct, Timestamp
 from drimbox.domain.timestamp import InvalidTimestamp, parse_timestamp
+from drimbox.domain.value_sets import MODALITIES, REGIONS
 
 Element = etree._Element
 _CCAM_CODE = re.compile(r"[A-Z]{4}[0-9]{3}")
 PATIENT_ROLE = "c:recordTarget/c:patientRole"
 NAME = f"{PATIENT_ROLE}/c:patient/c:name"
 SERVICE_EVENT = "c:documentationOf/c:serviceEvent"
+BODY_TEXT = "c:component/c:nonXMLBody/c:text"
+STRUCTURED_BODY = "c:component/c:structuredBody"
+INS_ARC = "1.2.250.1.213.1.4."  # an id under it that is no INS authority of today is no IPP either
 
 
 def first(element: Element | None, path: str) -> Element | None:
@@ -109,7 +113,7 @@ def _ins(root: Element) -> Ins | None:
 
 def _local_ids(root: Element) -> tuple[Identifier, ...]:
     found = (identifier(e) for e in every(root, f"{PATIENT_ROLE}/c:id"))
-    return tuple(i for i in found if i and i.extension and i.root not in INS_AUTHORITIES)
+    return tuple(i for i in found if i and i.extension and not i.root.startswith(INS_ARC))
 
 
 def _named(name: Element | None, part: str, qualifier: str) -> str:
@@ -178,6 +182,29 @@ def studies(root: Element, time_zone: str) -> tuple[StudyAct, ...]:
             known = found.get(act.StudyInstanceUID)
             found[act.StudyInstanceUID] = _merged(known, act) if known else act
     return tuple(found.values())
+
+
+def other_acts(root: Element) -> tuple[Code, ...]:
+    """The acts that are no study (screening, urgency): their codes are context, nothing more."""
+    acts = (code(first(e, "c:code")) for e in every(root, SERVICE_EVENT) if not study_ids(e))
+    return tuple(c for c in acts if c)
+
+
+def catalog_studies(root: Element) -> list[Element]:
+    """The studies of the object catalogs of a level 3 body (113014 of DCM); none at level 1."""
+    body = first(root, STRUCTURED_BODY)
+    acts = () if body is None else body.iter(f"{{{HL7_V3}}}act")
+    return [act for act in acts if _is_dcm(act, CATALOG_STUDY)]
+
+
+def catalog_series(study: Element) -> list[Element]:
+    """The series of a study of the catalog (113015 of DCM)."""
+    return [act for act in every(study, "c:entryRelationship/c:act") if _is_dcm(act, CATALOG_SERIES)]
+
+
+def _is_dcm(act: Element, value: str) -> bool:
+    found = code(first(act, "c:code"))
+    return found is not None and (found.code, found.system) == (value, DCM)
 
 
 def _study(event: Element, study_instance_uid: str, time_zone: str) -> StudyAct:

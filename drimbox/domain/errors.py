@@ -11,6 +11,10 @@ DrimboxError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from drimbox.domain.violations import Violation
+
 
 class DrimboxError(Exception):
     """Root of both trees."""
@@ -26,7 +30,11 @@ class Refused(DrimboxError):
 
 
 class ReportRefused(Refused):
-    """The report, or the message that carries it."""
+    """The report, or the message that carries it. `violations`: every rule that it breaks, when they are known."""
+
+    def __init__(self, code: str, reason: str, violations: Iterable[Violation] = ()) -> None:
+        super().__init__(code, reason)
+        self.violations = tuple(violations)
 
 
 class InstanceRefused(Refused):

@@ -29,13 +29,16 @@ class Policy:
     """The rules that a department may tune (settings `policy.*`).
 
     `settle_after`: seconds without a new instance; `thinner_alarm`: share of the published instances (0 to 1) that
-    may vanish from a manifest without a known cause.
+    may vanish from a manifest without a known cause; `publish_without_destdmp`: DESTDMP = N does not hold a manifest
+    back; `secret_connections`: the VIHF code of a secret connection is known, so that one can be made.
     """
 
     ins_authorities: tuple[str, ...]
     ipp_authority: str
     settle_after: float
     thinner_alarm: float = 0.0
+    publish_without_destdmp: bool = False
+    secret_connections: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class ReportFacts:
     destined_to_dmp: bool
     patient_class: str
     sender: Mapping[str, str]
+    opposed: bool = False  # the patient opposes the feeding of the DMP for this visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +193,23 @@ def _no_report(facts: ExamFacts, _policy: Policy) -> str | None:
     return None if facts.reports else "no report received yet"
 
 
-def _not_for_dmp(facts: ExamFacts, _policy: Policy) -> str | None:
-    return None if facts.reports[0].destined_to_dmp else "the report is not destined to the DMP (DESTDMP = N)"
+def _not_for_dmp(facts: ExamFacts, policy: Policy) -> str | None:
+    if facts.reports[0].destined_to_dmp or policy.publish_without_destdmp:
+        return None
+    return "the report is not destined to the DMP (DESTDMP = N)"
+
+
+def _opposition(facts: ExamFacts, _policy: Policy) -> str | None:
+    """One opposed visit among the reports of the exam is enough."""
+    if any(source.opposed for source in facts.reports):
+        return "the patient opposes the feeding of the DMP for this visit (ZFA-9 = IO)"
+    return None
+
+
+def _secret_connection(facts: ExamFacts, policy: Policy) -> str | None:
+    if policy.secret_connections or "CONNEXION_SECRETE" not in facts.reports[0].flags:
+        return None
+    return "a secret connection is asked (CONNEXION_SECRETE = Y) and dmp.secret_connection_code is not set"
 
 
 def _restricted(facts: ExamFacts, _policy: Policy) -> str | None:
@@ -254,7 +273,7 @@ def _accession(facts: ExamFacts, _policy: Policy) -> str | None:
     return None
 
 
-RULES_VERSION = 1  # raised when a rule, or the content key, comes to mean something else
+RULES_VERSION = 2  # raised when a rule, or the content key, comes to mean something else
 # In the order in which an operator would ask; the first broken one is the reason shown.
 RULES: tuple[Rule, ...] = (
     Rule("withdrawn", "drim-m-data 9, OMI^O23 CA", _withdrawn, withdraws=True),
@@ -263,10 +282,12 @@ RULES: tuple[Rule, ...] = (
     Rule("no-images", "drim-m-data 12, E8", _no_images),
     Rule("no-report", "seeds, FAQ: the report triggers the publication", _no_report),
     Rule("not-for-dmp", "hl7-mss 1.5, DESTDMP", _not_for_dmp, withdraws=True),
+    Rule("opposition", "hl7-mss 1.12, ZFA-9 = IO", _opposition, withdraws=True),
     Rule("restricted", "cda-and-xds 3.7: R and V should not be shared", _restricted, withdraws=True),
     Rule("ins-missing", "hl7-mss 1.3: a qualified INS is mandatory towards the DMP", _ins_missing),
     Rule("ins-authority", "cda-and-xds 4.6: test and real must not mix", _ins_authority),
     Rule("ins-traits", "cda-and-xds 2.2: the traits go with the INS", _ins_traits),
+    Rule("secret-connection", "hl7-mss 1.5, CONNEXION_SECRETE", _secret_connection),
     Rule("reports-disagree", "reference-drimbox 9.1: cross-patient mixing", _reports_disagree),
     Rule("several-patients", "reference-drimbox 9.1: cross-patient mixing", _several_patients),
     Rule("ipp-mismatch", "drim-m-data 12, E9; reference-drimbox 3.1.4", _ipp),

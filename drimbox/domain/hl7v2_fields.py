@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drimbox.domain.acknowledge import MessageHeader, MessageRefused
-from drimbox.domain.hl7v2_grammar import FLAG_ALIASES, FLAG_SYSTEM, FLAGS, NOT_FLAGS, YES_NO
+from drimbox.domain.hl7v2_grammar import (
+    FLAG_ALIASES,
+    FLAG_SYSTEM,
+    FLAGS,
+    MAIL_FLAGS,
+    MAIL_MATRIX,
+    NOT_FLAGS,
+    OBSOLETE_FLAG,
+    YES_NO,
+    YES_NO_SYSTEMS,
+)
 from drimbox.domain.hl7v2_syntax import Field, Segment
 from drimbox.domain.identifiers import INS_AUTHORITIES, Identifier, is_oid
-from drimbox.domain.violations import Severity, Violation
 
+Warn = Callable[[str, str, str], None]  # slug of `TOLERANCES`, message, place
 _SENT_BY = "SB"
 
 
@@ -62,6 +72,12 @@ def _identifier(value: Field, authority: int) -> Identifier:
     return Identifier(oid or namespace, value.component(1))
 
 
+def read_visit(pv1: Segment | None) -> Identifier:
+    """PV1-19, the visit number (CX); its extension is empty when absent."""
+    numbers = pv1.repetitions(19) if pv1 else ()
+    return _identifier(numbers[0], 4) if numbers and numbers[0].component(1) else Identifier("")
+
+
 def read_entity(txa: Segment | None, number: int) -> str:
     """TXA-12 or TXA-13 as `root[^extension]`: from `extension^^root^ISO`, or from the root alone in .1.
 
@@ -103,13 +119,12 @@ def _sender(prt: Segment) -> Sender:
     )
 
 
-def read_flags(segments: Sequence[Segment], header: MessageHeader) -> tuple[dict[str, bool], list[Violation]]:
-    """Flags by canonical code, and warnings for those that are required and missing or unknown.
+def read_flags(segments: Sequence[Segment], header: MessageHeader, warn: Warn) -> dict[str, bool]:
+    """Flags by canonical code; `warn` hears of those that are required and missing, unknown, or written otherwise.
 
     Raises `MessageRefused`: AE 103 for a value that is neither Y nor N, AE 198 for a flag said to be both.
     """
     flags: dict[str, bool] = {}
-    warnings: list[Violation] = []
     for obx in segments:
         if obx.name != "OBX" or obx.component(2).upper() == "ED":
             continue
@@ -117,12 +132,40 @@ def read_flags(segments: Sequence[Segment], header: MessageHeader) -> tuple[dict
         code = FLAG_ALIASES.get(written, written)
         if code in FLAGS:
             _set_flag(flags, code, obx, header)
+            _note_spelling(obx, written, code, warn)
+        elif code == OBSOLETE_FLAG:
+            warn("flag-obsolete", f"{OBSOLETE_FLAG} of version 1.2 is not read", obx.place(3))
         elif obx.component(3, 3) == FLAG_SYSTEM and code not in NOT_FLAGS:
-            warnings.append(_warning("flag-unknown", "a MetaDMPMSS code that is not known", obx.place(3)))
-    for code, required in FLAGS.items():
-        if required and code not in flags:
-            warnings.append(_warning("flag-missing", f"{code} is not stated", "OBX"))
-    return flags, warnings
+            warn("flag-unknown", "a MetaDMPMSS code that is not known", obx.place(3))
+    if missing := [code for code, required in FLAGS.items() if required and code not in flags]:
+        warn("flag-missing", f"not stated: {', '.join(missing)}", "OBX")
+    _note_mail(flags, warn)
+    return flags
+
+
+def _note_spelling(obx: Segment, written: str, code: str, warn: Warn) -> None:
+    if written != code:
+        warn("flag-alias", f"an older name of {code}", obx.place(3))
+    if obx.component(3, 3) != FLAG_SYSTEM:
+        warn("flag-table", f"OBX-3 does not name {FLAG_SYSTEM}", obx.place(3))
+    if obx.component(5, 3) not in YES_NO_SYSTEMS:
+        warn("flag-value-table", "Y or N without its table", obx.place(5))
+
+
+def _note_mail(flags: Mapping[str, bool], warn: Warn) -> None:
+    """Mail is not our business, but what the guide calls an error is said (hl7-mss 1.5: warn, never AE)."""
+    asked = tuple(flags.get(code, False) for code in MAIL_FLAGS)
+    if not (flags.get("DESTMSSANTEPS") or flags.get("DESTMSSANTEPAT")):
+        return
+    if flags.get("INVISIBLE_PATIENT") and flags.get("DESTMSSANTEPAT"):
+        reason = (
+            "invisible to the patient, and sent to the patient: INVISIBLE_PATIENT and DESTMSSANTEPAT are Y"
+        )
+        warn("flag-mail-to-patient", reason, "OBX")
+    elif not any(
+        all(cell in (None, flag) for cell, flag in zip(row, asked, strict=True)) for row in MAIL_MATRIX
+    ):
+        warn("flag-combination", "visibility and mail flags in no combination of the guide", "OBX")
 
 
 def _set_flag(flags: dict[str, bool], code: str, obx: Segment, header: MessageHeader) -> None:
@@ -131,7 +174,3 @@ def _set_flag(flags: dict[str, bool], code: str, obx: Segment, header: MessageHe
         raise MessageRefused("AE", 103, obx.place(5), f"{code} is neither Y nor N", header)
     if flags.setdefault(code, value) != value:
         raise MessageRefused("AE", 198, obx.place(5), f"{code} is said to be Y and N", header)
-
-
-def _warning(rule: str, message: str, where: str) -> Violation:
-    return Violation(rule, message, where, "hl7-mss 1.5", Severity.WARNING)

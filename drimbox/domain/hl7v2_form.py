@@ -12,23 +12,28 @@ from drimbox.domain.acknowledge import MessageHeader, MessageRefused
 from drimbox.domain.hl7v2_document import document_segments
 from drimbox.domain.hl7v2_grammar import (
     CHARACTER_SETS,
-    FOREIGN_PROFILES,
     MESSAGE_TYPES,
     PROCESSING_IDS,
+    PROFILE_VERSION,
+    TOLERANCES,
     MessageType,
 )
-from drimbox.domain.hl7v2_syntax import Segment, Unreadable, split_message
+from drimbox.domain.hl7v2_routes import route
+from drimbox.domain.hl7v2_syntax import Segment, Unreadable, first_segment, split_message
 from drimbox.domain.violations import Severity, Violation
+
+_PLACES_MAX = 20  # places of one defect that its warning names
 
 
 @dataclass(slots=True)
 class Draft:
-    """A message while its checks run, each step finding what the ones before it have left."""
+    """A message while its checks run, each step finding what the ones before it have left. `adt`: read ADT."""
 
     data: bytes
+    adt: bool = False
     header: MessageHeader = field(default_factory=MessageHeader.unknown)
     segments: tuple[Segment, ...] = ()
-    warnings: list[Violation] = field(default_factory=list)
+    tolerated: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def first(self, name: str) -> Segment | None:
         """The first segment of that name."""
@@ -53,27 +58,61 @@ class Draft:
         self, error: int, location: str, reason: str, application: int | None = None
     ) -> MessageRefused:
         """The refusal AE with this code of table 0357, to be raised."""
-        return MessageRefused("AE", error, location, reason, self.header, application_error=application)
+        return MessageRefused(
+            "AE",
+            error,
+            location,
+            reason,
+            self.header,
+            application_error=application,
+            violations=self.warnings,
+        )
 
-    def warn(self, rule: str, message: str, where: str, clause: str) -> None:
-        """Note what is tolerated."""
-        self.warnings.append(Violation(rule, message, where, clause, Severity.WARNING))
+    def warn(self, rule: str, message: str, where: str) -> None:
+        """Note what is tolerated; `rule` is a slug of `TOLERANCES`."""
+        self.tolerated.setdefault(rule, []).append((message, where))
+
+    @property
+    def warnings(self) -> tuple[Violation, ...]:
+        """One violation per defect, at its first place; the other places are in its message."""
+        return tuple(_warning(rule, findings) for rule, findings in self.tolerated.items())
 
 
-def read_form(data: bytes) -> Draft:
+def _warning(rule: str, findings: list[tuple[str, str]]) -> Violation:
+    message, where = findings[0]
+    others = [place for place in dict.fromkeys(place for _, place in findings) if place != where]
+    also = f" (also {', '.join(others[:_PLACES_MAX])})" if others else ""
+    return Violation(rule, message + also, where, TOLERANCES[rule], Severity.WARNING)
+
+
+def read_form(data: bytes, *, adt: bool = False) -> Draft:
     """A message whose form is right. Raises `MessageRefused` at the first step that fails."""
-    draft = Draft(data)
-    for step in STEPS:
+    draft = Draft(data, adt)
+    for _, step in STEPS:
         step(draft)
     return draft
 
 
+def peek_header(data: bytes) -> MessageHeader:
+    """What can be known of MSH, for an answer that depends on nothing else; never raises."""
+    try:
+        return MessageHeader.of(first_segment(data))
+    except Unreadable:
+        return MessageHeader.unknown()
+
+
 def _open(draft: Draft) -> None:
     try:
-        draft.segments = split_message(draft.data)
+        layout = split_message(draft.data)
     except Unreadable as error:
+        draft.header = peek_header(draft.data)
         raise draft.refuse(100, "", str(error)) from error
+    draft.segments = layout.segments
     draft.header = MessageHeader.of(draft.segments[0])
+    if not layout.ended_by_cr:
+        draft.warn("terminator", "segments are ended by CR alone, not by LF, CRLF or empty lines", "")
+    if not layout.begins_at_msh:
+        draft.warn("before-msh", "blanks or a byte order mark stand before MSH", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,43 +125,35 @@ class _HeaderRule:
     reason: str
 
 
-def _event_unknown(header: MessageHeader) -> bool:
-    return (header.message_code, header.trigger_event) not in {(t.code, t.event) for t in MESSAGE_TYPES}
-
-
 def _version_unknown(header: MessageHeader) -> bool:
     return (header.message_code, header.version) not in {(t.code, t.version) for t in MESSAGE_TYPES}
 
 
 _HEADER_RULES = (
-    _HeaderRule("MSH^1^9", 200, lambda h: h.is_acknowledgement, "an acknowledgement, not a message to keep"),
-    _HeaderRule(
-        "MSH^1^9",
-        200,
-        lambda h: h.message_code not in {t.code for t in MESSAGE_TYPES},
-        "this message type is not supported: ORU, MDM and OMI are",
-    ),
-    _HeaderRule("MSH^1^9", 201, _event_unknown, "this event is not supported for this message type"),
-    _HeaderRule(
-        "MSH^1^21",
-        200,
-        lambda h: any(name in h.profile for name in FOREIGN_PROFILES),
-        "a message of another profile: teleradiology or transmission to the LPS",
-    ),
     _HeaderRule("MSH^1^11", 202, lambda h: h.processing_id not in PROCESSING_IDS, "MSH-11 is P, T or D"),
-    _HeaderRule("MSH^1^12", 203, _version_unknown, "the version is 2.5 for ORU, 2.6 for MDM, 2.5.1 for OMI"),
+    _HeaderRule(
+        "MSH^1^12", 203, _version_unknown, "the version is 2.5 for ORU and ADT, 2.6 for MDM, 2.5.1 for OMI"
+    ),
 )
 
 
 def _check_header(draft: Draft) -> None:
     header = draft.header
+    route(header, adt=draft.adt)
     for rule in _HEADER_RULES:
         if rule.broken(header):
             raise draft.refuse(rule.error, rule.location, rule.reason)
-    if header.structure != draft.kind.structure:
-        draft.warn("structure", f"MSH-9.3 is not {draft.kind.structure}", "MSH^1^9", "hl7-mss 1.3")
-    if draft.kind.profile not in header.profile:
-        draft.warn("profile", f"MSH-21 does not name {draft.kind.profile}", "MSH^1^21", "hl7-mss 1.3")
+    kind = draft.kind
+    if header.structure != kind.structure:
+        draft.warn("structure", f"MSH-9.3 is not {kind.structure}", "MSH^1^9")
+    if kind.profile not in header.profile:
+        draft.warn("profile", f"MSH-21 does not name {kind.profile}", "MSH^1^21")
+    elif (
+        kind.profile
+        and f"{kind.profile_version}{header.delimiters.component}{kind.profile}" not in header.profile
+    ):
+        expected = f"{kind.profile} in its version {kind.profile_version}"
+        draft.warn("profile-version", f"MSH-21 names another version than {expected}", "MSH^1^21")
 
 
 def _check_characters(draft: Draft) -> None:
@@ -135,7 +166,7 @@ def _check_characters(draft: Draft) -> None:
     if not all(_decodes(f, encoding) for f in odd):
         raise draft.refuse(102, "MSH^1^18", "the bytes are not text of the declared character set")
     if odd and encoding != declared:
-        draft.warn("character-set", "the text is UTF-8, MSH-18 says otherwise", "MSH^1^18", "hl7-mss 1.10")
+        draft.warn("character-set", "the text is UTF-8, MSH-18 says otherwise", "MSH^1^18")
     if encoding != "utf-8":
         draft.segments = tuple(
             Segment(s.name, s.occurrence, s.fields, s.delimiters, encoding) for s in draft.segments
@@ -160,7 +191,8 @@ def _check_segments(draft: Draft) -> None:
     names = [s.name for s in draft.segments if s.name in kind.known]
     missing = [name for name in kind.present if name not in names]
     if missing:
-        raise draft.refuse(100, missing[0], f"segments missing: {', '.join(missing)}")
+        hint = "" if "profile-version" not in draft.tolerated else f"; send profile {PROFILE_VERSION}"
+        raise draft.refuse(100, missing[0], f"segments missing: {', '.join(missing)}{hint}")
     if not kind.segments.fullmatch("".join(f"{name} " for name in names)):
         raise draft.refuse(100, "", f"the segments are not in the order of {kind.structure}")
 
@@ -184,11 +216,11 @@ def _check_fields(draft: Draft) -> None:
         raise draft.refuse(101, missing[0][0].place(missing[0][1]), f"required fields missing: {names}")
 
 
-# hl7-mss 1.8, "check, in this order"; the frame is the door's
-STEPS: tuple[Callable[[Draft], None], ...] = (
-    _open,
-    _check_header,
-    _check_characters,
-    _check_segments,
-    _check_fields,
+# The first rows of `hl7v2_grammar.DECISIONS`, in their order
+STEPS: tuple[tuple[str, Callable[[Draft], None]], ...] = (
+    ("readable", _open),
+    ("header", _check_header),
+    ("characters", _check_characters),
+    ("segments", _check_segments),
+    ("fields", _check_fields),
 )

@@ -71,7 +71,7 @@ def read_order(draft: Draft) -> ExamOrder:
         local_ids=local_ids(pid),
         identity_reliability=draft.value("PID", 32),
         patient_class=draft.value("PV1", 2),
-        warnings=tuple(draft.warnings),
+        warnings=draft.warnings,
     )
 
 

@@ -11,7 +11,15 @@ from itertools import product
 
 from drimbox.domain.acknowledge import MessageHeader
 from drimbox.domain.hl7v2_document import Document, document_segments, pick_document
-from drimbox.domain.hl7v2_fields import Sender, local_ids, patient_ins, read_entity, read_flags, read_sender
+from drimbox.domain.hl7v2_fields import (
+    Sender,
+    local_ids,
+    patient_ins,
+    read_entity,
+    read_flags,
+    read_sender,
+    read_visit,
+)
 from drimbox.domain.hl7v2_form import Draft
 from drimbox.domain.hl7v2_grammar import OPERATION_NAMES, OPERATIONS, Operation
 from drimbox.domain.identifiers import Identifier
@@ -32,6 +40,7 @@ class ReportMessage:
     local_ids: tuple[Identifier, ...]
     identity_reliability: str  # PID-32, VALI with an INS = qualified identity
     patient_class: str
+    visit: Identifier  # PV1-19, its extension is empty when absent
     type_code: str  # OBR-4.1
     document_id: str
     parent_id: str
@@ -53,12 +62,21 @@ def read_report(draft: Draft, operations: Collection[str]) -> ReportMessage:
     if operation not in operations:
         name = OPERATION_NAMES[operation]
         raise draft.refuse(207, "ORC^1^1", f"{name} of a report (ORC-1 {operation}) is not supported", 906)
-    document = pick_document(draft.segments, draft.header)
-    if document.more:
-        draft.warn("more-documents", "another CDA of this message is left aside", "OBX", "hl7-mss 1.2")
-    flags, warnings = read_flags(draft.segments, draft.header)
-    draft.warnings += warnings
+    document = pick_document(draft.segments, draft.header, draft.warn)
+    flags = read_flags(draft.segments, draft.header, draft.warn)
+    _note_meaning(draft, operation, document)
     return _message(draft, operation, document, flags)
+
+
+def _note_meaning(draft: Draft, operation: Operation, document: Document) -> None:
+    if read_sender(draft.segments) is None:
+        draft.warn("sender", "no PRT of type SB: the author of the CDA stands for it", "PRT")
+    if operation != "RO" and draft.value("TXA", 13):
+        draft.warn("parent-ignored", f"TXA-13 has no meaning in a {OPERATION_NAMES[operation]}", "TXA^1^13")
+    types = {"OBR^1^4": draft.value("OBR", 4), document.segment.place(3): document.segment.component(3)}
+    for place, code in types.items():
+        if document.code and code != document.code:
+            draft.warn("document-type", "not the type code that the CDA has", place)
 
 
 def _operation(draft: Draft) -> Operation:
@@ -79,11 +97,6 @@ def _message(
     draft: Draft, operation: Operation, document: Document, flags: Mapping[str, bool]
 ) -> ReportMessage:
     pid, txa = draft.first("PID"), draft.first("TXA")
-    sender, parent = read_sender(draft.segments), read_entity(txa, 13)
-    if sender is None:
-        draft.warn("sender", "no PRT of type SB: the author of the CDA stands for it", "PRT", "hl7-mss 1.4")
-    if operation == "NW" and parent:
-        draft.warn("parent-ignored", "a new document has no TXA-13", "TXA^1^13", "hl7-mss 1.6")
     return ReportMessage(
         header=draft.header,
         operation=operation,
@@ -91,14 +104,15 @@ def _message(
         local_ids=local_ids(pid),
         identity_reliability=draft.value("PID", 32),
         patient_class=draft.value("PV1", 2),
+        visit=read_visit(draft.first("PV1")),
         type_code=draft.value("OBR", 4),
         document_id=read_entity(txa, 12),
-        parent_id=parent,
-        sender=sender,
+        parent_id=read_entity(txa, 13),
+        sender=read_sender(draft.segments),
         flags=flags,
         cda=document.content,
-        document_location=document.location,
-        warnings=tuple(draft.warnings),
+        document_location=document.segment.place(5),
+        warnings=draft.warnings,
     )
 
 

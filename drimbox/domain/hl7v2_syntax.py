@@ -6,13 +6,18 @@ Segments stay bytes until a field is asked for: a report is one field of megabyt
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice, pairwise
 
 MAX_SEGMENTS = 5_000  # the largest real message has some forty
 MAX_FIELDS = 80
+HEAD_BYTES = 65_536  # a real MSH has some two hundred
 MAX_REPETITIONS = 100
 MAX_COMPONENTS = 40
+MAX_CHARACTERS = 65_536  # of a component that is text: no identifier, name or code comes near
 _BOM = b"\xef\xbb\xbf"
+_LINE_ENDS = (b"\r", b"\n")
 
 
 class Unreadable(ValueError):
@@ -115,18 +120,40 @@ class Field:
     delimiters: Delimiters
 
     def component(self, number: int) -> str:
-        """Component `number` (from 1), blanks trimmed, escapes resolved; empty when absent."""
+        """Component `number` (from 1), blanks trimmed, escapes resolved; empty when absent.
+
+        Of a longer one, the first `MAX_CHARACTERS`.
+        """
         parts = self.content.split(self.delimiters.component, MAX_COMPONENTS)
-        return self.delimiters.reveal(parts[number - 1]).strip() if number <= len(parts) else ""
+        if number > len(parts):
+            return ""
+        return self.delimiters.reveal(parts[number - 1][:MAX_CHARACTERS]).strip()
 
     def authority(self, number: int) -> tuple[str, str]:
         """An HD component as (namespace, OID); a bare OID in its first part is the OID (hl7-mss 1.4)."""
-        parts = self.content.split(self.delimiters.component, MAX_COMPONENTS)
-        names = parts[number - 1].split(self.delimiters.subcomponent) if number <= len(parts) else []
-        namespace, oid = (*(n.strip() for n in names), "", "")[:2]
+        namespace, oid = self.written_authority(number)
         if not oid and namespace[:1].isdigit() and "." in namespace:
             return "", namespace
         return namespace, oid
+
+    def written_authority(self, number: int) -> tuple[str, str]:
+        """The first two parts of an HD component where they were written, blanks around them trimmed."""
+        parts = self.content.split(self.delimiters.component, MAX_COMPONENTS)
+        names = parts[number - 1].split(self.delimiters.subcomponent, 2) if number <= len(parts) else []
+        namespace, oid = (*(n.strip() for n in names), "", "")[:2]
+        return namespace, oid
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A message cut into segments, and how it was written.
+
+    `ended_by_cr`: one CR and nothing else after each segment; `begins_at_msh`: no blank or byte order mark before.
+    """
+
+    segments: tuple[Segment, ...]
+    ended_by_cr: bool
+    begins_at_msh: bool
 
 
 def read_delimiters(data: bytes) -> Delimiters:
@@ -139,25 +166,69 @@ def read_delimiters(data: bytes) -> Delimiters:
     return Delimiters(*marks)
 
 
-def split_message(data: bytes) -> tuple[Segment, ...]:
+def split_message(data: bytes) -> Layout:
     """Segments of a message ended by CR; LF and CRLF are tolerated, and so are line ends inside a field.
 
     A line that does not begin like a segment continues the one before it: base64 that was wrapped.
     Raises `Unreadable`.
     """
-    data = data.lstrip(b"\r\n\t ").removeprefix(_BOM)
-    delimiters = read_delimiters(data)
+    content = _content(data)
+    delimiters = read_delimiters(content)
+    ends = _boundaries(content, delimiters.field.encode("ascii"))
+    segments = tuple(_segments(content, ends, delimiters))
+    plain = not content.endswith((b"\n", b"\r\r")) and all(_is_plain(content, end) for end in ends)
+    return Layout(segments, plain, len(content) == len(data))
+
+
+def first_segment(data: bytes) -> Segment:
+    """MSH alone, from the first `HEAD_BYTES` of a message. Raises `Unreadable`."""
+    content = _content(data[:HEAD_BYTES])
+    delimiters = read_delimiters(content)
     separator = delimiters.field.encode("ascii")
-    boundary = rb"[\r\n](?=[A-Z][A-Z0-9]{2}" + re.escape(separator) + rb")"
-    # One character and no repetition: a wall of line ends must not make the search quadratic.
-    lines = re.split(boundary, data, maxsplit=MAX_SEGMENTS)
-    if len(lines) > MAX_SEGMENTS:
+    found = (re.search(boundary, content) for boundary in _before_a_segment(separator))
+    end = min((match.start() for match in found if match), default=len(content))
+    return Segment("MSH", 1, _fields(content, 0, end, separator), delimiters)
+
+
+def _content(data: bytes) -> bytes:
+    return data.lstrip(b"\r\n\t ").removeprefix(_BOM)
+
+
+def _before_a_segment(separator: bytes) -> list[bytes]:
+    # A literal first, no repetition: the search runs over megabytes of base64, or a wall of line ends, at once.
+    return [end + rb"(?=[A-Z][A-Z0-9]{2}" + re.escape(separator) + rb")" for end in _LINE_ENDS]
+
+
+def _boundaries(data: bytes, separator: bytes) -> list[int]:
+    """Where the line ends stand that come right before a segment."""
+    found: list[int] = []
+    for end, boundary in zip(_LINE_ENDS, _before_a_segment(separator), strict=True):
+        if end in data:
+            found += (match.start() for match in islice(re.finditer(boundary, data), MAX_SEGMENTS))
+    if len(found) >= MAX_SEGMENTS:
         raise Unreadable(f"over {MAX_SEGMENTS} segments")
+    return sorted(found)
+
+
+def _segments(data: bytes, ends: list[int], delimiters: Delimiters) -> Iterator[Segment]:
+    separator = delimiters.field.encode("ascii")
     counts: dict[str, int] = {}
-    segments = []
-    for line in lines:
-        name = line[:3].decode("ascii")
+    for before, end in pairwise((-1, *ends, len(data))):
+        fields = _fields(data, before + 1, end, separator)
+        name = fields[0][:3].decode("ascii")
         counts[name] = counts.get(name, 0) + 1
-        fields = tuple(line.rstrip(b"\r\n").split(separator, MAX_FIELDS))
-        segments.append(Segment(name, counts[name], fields, delimiters))
-    return tuple(segments)
+        yield Segment(name, counts[name], fields, delimiters)
+
+
+def _fields(data: bytes, start: int, end: int, separator: bytes) -> tuple[bytes, ...]:
+    """The fields of one line, each copied once: one of them may be megabytes long."""
+    fields: list[bytes] = []
+    while len(fields) < MAX_FIELDS and (cut := data.find(separator, start, end)) >= 0:
+        fields.append(data[start:cut])
+        start = cut + 1
+    fields.append(data[start:end].rstrip(b"\r\n"))
+    return tuple(fields)
+
+
+def _is_plain(data: bytes, end: int) -> bool:
+    return data[end : end + 1] == b"\r" and data[end - 1 : end] not in _LINE_ENDS

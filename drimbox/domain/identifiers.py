@@ -13,7 +13,7 @@ INS_AUTHORITIES: dict[str, str] = {
     "1.2.250.1.213.1.4.10": "ASIP-SANTE-INS-NIR",
     "1.2.250.1.213.1.4.11": "ASIP-SANTE-INS-NIR",
 }
-_INS = re.compile(r"[0-9]{5}[0-9AB][0-9]{9}")
+_INS = re.compile(r"[0-9]{6}[0-9AB][0-9]{8}")  # the seventh: department 2A or 2B
 _OID = re.compile(r"[0-2](?:\.(?:0|[1-9][0-9]*))+")
 _CORSICA = {"2A": "19", "2B": "18"}
 

@@ -102,7 +102,7 @@ def parse_kos(data: bytes) -> KosFile:
 
 def _transfer_syntax(data: bytes) -> str:
     """Transfer Syntax UID of the file meta group, read without the data set behind it."""
-    if data[132:138] != b"\x02\x00\x00\x00UL":
+    if data[132:140] != b"\x02\x00\x00\x00UL\x04\x00":
         raise NotAManifest("no file meta group length (PS3.10 7.1)")
     end = 144 + int.from_bytes(data[140:144], "little")
     meta = _tree(dcmread(BytesIO(data[:end])).file_meta, "ascii", (False, True), MAX_DEPTH)

@@ -110,6 +110,7 @@ class Report:
     studies: tuple[StudyAct, ...]
     facility: Code | None
     practice_setting: Code | None
+    context: tuple[Code, ...] = ()  # acts that are no study: screening, urgency
 
     def study(self, study_instance_uid: str) -> StudyAct:
         """The act of one study; raises KeyError when the report does not document it."""

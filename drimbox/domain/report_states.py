@@ -41,14 +41,16 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class StatePolicy:
-    """The two choices that hl7-mss 1.6 leaves to the department.
+    """The choices that hl7-mss 1.6 leaves to the department.
 
     `orphan_replacement`: a replacement of a document older than the appliance is taken as new; `idempotent_delete`:
-    the deletion of an unknown document is accepted and does nothing.
+    the deletion of an unknown document is accepted and does nothing; `same_author`: only the structure that made a
+    document may replace or delete it (901; otherwise another one deserves a word in the trace).
     """
 
     orphan_replacement: bool = True
     idempotent_delete: bool = False
+    same_author: bool = False
 
 
 @dataclass(frozen=True, slots=True)

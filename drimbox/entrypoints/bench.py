@@ -18,9 +18,10 @@ from typing import Annotated, Any
 import typer
 
 from drimbox.adapters import logs
-from drimbox.entrypoints.bench_intake import bench_report, bench_store
+from drimbox.entrypoints.bench_intake import bench_store
 from drimbox.entrypoints.bench_manifest import bench_kos
 from drimbox.entrypoints.bench_publish import bench_publish, bench_reconcile
+from drimbox.entrypoints.bench_reports import bench_report
 from drimbox.entrypoints.demo_stage import StepFailed
 
 
@@ -35,7 +36,7 @@ class Bench:
 
 BENCHES: Mapping[str, Bench] = {
     "store": Bench("C-STORE of CT instances of one association, against dcmtk storescp", 200, bench_store),
-    "report": Bench("ORU^R01 with a PDF of 1 MB, from its bytes to its acknowledgement", 50, bench_report),
+    "report": Bench("ORU^R01 through the MLLP door, from its first byte to its AA", 200, bench_report),
     "kos": Bench("the manifest of one study of that many instances, and its signed lot", 2000, bench_kos),
     "publish": Bench("exams from their facts to an entryUUID, against the simulated DMP", 300, bench_publish),
     "reconcile": Bench("known exams that need nothing, all judged again", 100_000, bench_reconcile),

@@ -1,9 +1,7 @@
-"""`drimbox bench store` and `bench report`: what enters by DICOM and by HL7v2."""
+"""`drimbox bench store`: what enters by DICOM."""
 
 from __future__ import annotations
 
-import base64
-import random
 import shutil
 import socket
 import statistics
@@ -14,37 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from drimbox.bootstrap import make_reception, utc_now
-from drimbox.entrypoints.bench_exams import ROOT, open_appliance, report_of
+from drimbox.entrypoints.bench_exams import ROOT
 from drimbox.entrypoints.demo_stage import StepFailed, open_stage, start_appliance, start_world, wait_for
-from drimbox.flow.keep_report import Arrival
 from fixtures.images import SeriesSpec, StudySpec, make_study
-from fixtures.report_pdf import one_page_pdf
-from fixtures.reports import ReportSpec, make_cda, make_oru
 
 ROUNDS = 3
-PDF_BYTES = 1_000_000
 LOOPBACK = "127.0.0.1"
 DCMTK = {"TCP_NODELAY": "1", "PATH": "/usr/bin:/bin"}
-
-
-def bench_report(directory: Path, count: int) -> dict[str, Any]:
-    """Messages per second, one after the other, each durable and committed before its AA."""
-    messages = [_message(number) for number in range(count)]
-    with open_appliance(directory) as (_, foundation):
-        reception = make_reception(foundation)
-        started = time.perf_counter()
-        answers = [reception.message(Arrival(one, "mllp", "bench", utc_now())) for one in messages]
-        seconds = time.perf_counter() - started
-    refused = [answer for answer in answers if answer is None or b"MSA|AA" not in answer]
-    if refused:
-        raise StepFailed(f"{len(refused)} of {count} messages were not accepted")
-    return {
-        "messages": count,
-        "message_bytes": len(messages[0]),
-        "seconds": round(seconds, 2),
-        "messages_per_second": round(count / seconds, 1),
-    }
 
 
 def bench_store(directory: Path, count: int) -> dict[str, Any]:
@@ -68,16 +42,6 @@ def bench_store(directory: Path, count: int) -> dict[str, Any]:
         ]
     ratio = statistics.median(one["drimbox"] / one["storescp"] for one in rounds)
     return {"instances": count, "instances_per_second": rounds, "ratio_to_storescp": round(ratio, 2)}
-
-
-def _message(number: int) -> bytes:
-    """An ORU^R01 whose CDA holds a PDF of 1 MB: the page of the fixtures and a comment that does not compress."""
-    report = report_of(number)
-    page = one_page_pdf(ReportSpec().text)
-    ballast = random.Random(number).randbytes((PDF_BYTES - len(page)) // 2).hex().encode("ascii")  # noqa: S311 weight, no secret
-    pdf = page + b"%" + ballast
-    cda = make_cda(report).replace(base64.b64encode(page), base64.b64encode(pdf))
-    return make_oru(cda, report, control_id=f"BENCH{number}")
 
 
 def _exam(directory: Path, number: int, instances: int) -> list[Path]:

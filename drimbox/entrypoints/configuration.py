@@ -7,16 +7,17 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from drimbox.adapters.database import Database
 from drimbox.adapters.signing import CredentialKind, check_credential
-from drimbox.bootstrap import Foundation, lay_foundation, utc_now
+from drimbox.bootstrap import Foundation, lay_foundation, make_senders, utc_now
 from drimbox.domain.errors import Unavailable
-from drimbox.settings import ConfigurationError, Settings, load_settings
+from drimbox.entrypoints.sender_check import sender_faults
+from drimbox.settings import ConfigurationError, SenderSettings, Settings, load_settings
 
 PLACES = (Path("drimbox.toml"), Path("/etc/drimbox/drimbox.toml"))
 ENVIRONMENT = "DRIMBOX_CONFIG"
@@ -70,8 +71,16 @@ def _template(directory: Path) -> Iterator[str]:
     for room, room_field in Settings.model_fields.items():
         model: Any = room_field.annotation
         yield from ("", f"# {(model.__doc__ or '').strip()}", f"[{room}]")
+        tables = {key for key, field in model.model_fields.items() if _is_table(field)}
         for key, field in model.model_fields.items():
-            yield from _line(key, field, given.get(f"{room}.{key}"))
+            if key not in tables:
+                yield from _line(key, field, given.get(f"{room}.{key}"))
+        for key in tables:  # TOML: after the settings of the room itself
+            yield from _table(f"{room}.{key}", model.model_fields[key])
+
+
+def _is_table(field: FieldInfo) -> bool:
+    return SenderSettings in get_args(field.annotation)
 
 
 def _line(key: str, field: FieldInfo, given: str | None) -> Iterator[str]:
@@ -79,14 +88,25 @@ def _line(key: str, field: FieldInfo, given: str | None) -> Iterator[str]:
         yield from (f"# {field.description}", f'{key} = "{given}"')
     elif field.default is PydanticUndefined:
         yield from (f"# REQUIRED: {field.description}", f"#{key} =")
+    elif field.default is None:
+        yield from (f"# {field.description}", f"#{key} =")
     else:
         yield from (f"# {field.description}", f"#{key} = {toml_value(field.default)}")
+
+
+def _table(name: str, field: FieldInfo) -> Iterator[str]:
+    """A setting of several rows: the lines of one, to be repeated for each."""
+    yield from ("", f"# REQUIRED: {field.description}", f"#[[{name}]]")
+    for key, one in SenderSettings.model_fields.items():
+        yield from _line(key, one, None)
 
 
 def toml_value(value: Any) -> str:
     """A default as TOML writes it (texts, numbers, booleans)."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
@@ -96,28 +116,31 @@ def check_configuration(path: Path) -> list[str]:
         settings = load_settings(path)
     except ConfigurationError as error:
         return error.faults
-    return [*_credential_faults(settings), *_storage_faults(settings), *_port_faults(settings)]
+    return [
+        *_credential_faults(settings),
+        *_storage_faults(settings),
+        *_port_faults(settings),
+        *sender_faults(make_senders(settings), settings.mllp.host, bool(settings.mllp.tls_port)),
+    ]
 
 
 def _credential_faults(settings: Settings) -> Iterator[str]:
-    web, dmp, psc = settings.web, settings.dmp, settings.psc
+    web, dmp, psc, mllp = settings.web, settings.dmp, settings.psc, settings.mllp
     credentials = (
         ("web.certificate", web.certificate, web.key, CredentialKind.SERVER),
+        ("mllp.tls_certificate", mllp.tls_certificate, mllp.tls_key, CredentialKind.SERVER),
         ("dmp.client_certificate", dmp.client_certificate, dmp.client_key, CredentialKind.CLIENT),
         ("dmp.signature_certificate", dmp.signature_certificate, dmp.signature_key, CredentialKind.SIGNATURE),
         ("psc.client_certificate", psc.client_certificate, psc.client_key, CredentialKind.CLIENT),
+        ("web.client_authority", web.client_authority, None, CredentialKind.AUTHORITY),
+        ("mllp.tls_client_authority", mllp.tls_client_authority, None, CredentialKind.AUTHORITY),
+        ("dmp.authority", dmp.authority, None, CredentialKind.AUTHORITY),
+        ("psc.authority", psc.authority, None, CredentialKind.AUTHORITY),
     )
     for name, certificate, key, kind in credentials:
-        for fault in check_credential(certificate, key, kind, utc_now()):
-            yield f"{name}: {fault}"
-    authorities = (
-        ("web.client_authority", web.client_authority),
-        ("dmp.authority", dmp.authority),
-        ("psc.authority", psc.authority),
-    )
-    for name, authority in authorities:
-        for fault in check_credential(authority, None, CredentialKind.AUTHORITY, utc_now()):
-            yield f"{name}: {fault}"
+        if certificate is not None:
+            for fault in check_credential(certificate, key, kind, utc_now()):
+                yield f"{name}: {fault}"
 
 
 def _storage_faults(settings: Settings) -> Iterator[str]:
@@ -139,9 +162,12 @@ def _port_faults(settings: Settings) -> Iterator[str]:
         ("mllp.port", settings.mllp.host, settings.mllp.port),
         ("web.public_port", settings.web.public_host, settings.web.public_port),
         ("web.internal_port", settings.web.internal_host, settings.web.internal_port),
+        ("mllp.tls_port", settings.mllp.host, settings.mllp.tls_port),
     )
     seen: dict[int, str] = {}
     for name, host, port in doors:
+        if not port:  # only mllp.tls_port may be 0: no such door
+            continue
         if port in seen:
             yield f"{name}: {port} is already the port of {seen[port]}"
         seen[port] = name

@@ -1,46 +1,103 @@
-"""`drimbox mllp`: the HL7v2 door. Translates one framed message to one `Reception.message`."""
+"""`drimbox mllp`: the HL7v2 doors. Translates one framed message to one `Reception.message`."""
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+
 import structlog
 
-from drimbox.bootstrap import Foundation, make_reception, utc_now
-from drimbox.entrypoints.mllp import MllpDoor
+from drimbox.bootstrap import Foundation, make_reception, make_senders, utc_now
+from drimbox.entrypoints.mllp import Handler, Limits, MllpDoor, origin
+from drimbox.entrypoints.mllp_admission import Peer, Places
+from drimbox.entrypoints.mllp_refusals import Refusal, Refusals
+from drimbox.entrypoints.mllp_tls import server_context
 from drimbox.entrypoints.waiting import wait_for_stop
 from drimbox.flow.keep_report import Arrival
 from drimbox.flow.refuse_peer import trace_refused_peer
+from drimbox.settings import MllpSettings
 
 log = structlog.get_logger(__name__)
 
 
-def open_hl7_door(foundation: Foundation) -> MllpDoor:
-    """The door, not started."""
-    room = foundation.settings.mllp
-    reception = make_reception(foundation)
+class Hl7Doors:
+    """MLLP, and MLLP over mutual TLS when it has a port: same senders, one set of places. Also a context manager."""
 
-    def handle(message: bytes, peer: str) -> bytes | None:
-        answer = reception.message(Arrival(message, "mllp", peer, utc_now()))
-        log.info("message_answered", peer=peer, bytes=len(message))
-        return answer
+    def __init__(self, foundation: Foundation) -> None:
+        room = foundation.settings.mllp
+        self.refusals = Refusals(partial(_trace, foundation))
+        make = partial(
+            MllpDoor,
+            handle=_handler(foundation),
+            senders=make_senders(foundation.settings),
+            places=Places(room.max_connections),
+            refusals=self.refusals,
+            limits=Limits(room.max_message_bytes, room.idle_timeout, room.message_timeout),
+        )
+        self.plain = make(room.host, room.port)
+        self.secure = make(room.host, room.tls_port, tls=_context_maker(room)) if room.tls_port else None
+        self._host, self._open = room.host, ExitStack()
 
-    def on_fault(peer: str, reason: str) -> None:
-        trace_refused_peer(foundation.transactions, "mllp", peer, reason, now=utc_now(), log=log.error)
+    def start(self) -> None:
+        """Listen. Raises OSError when a port is taken or a TLS file cannot be used; nothing listens then."""
+        with ExitStack() as opening:
+            self.refusals.start()
+            opening.callback(self.refusals.stop)  # after the doors: it still has to tell of theirs
+            for door in filter(None, (self.plain, self.secure)):
+                door.start()
+                opening.callback(door.stop)
+                log.info("mllp_listening", door=door.name, host=self._host, port=door.port)
+            self._open = opening.pop_all()
 
-    return MllpDoor(
-        room.host,
-        room.port,
-        handle,
-        max_message_bytes=room.max_message_bytes,
-        max_connections=room.max_connections,
-        idle_timeout=room.idle_timeout,
-        on_fault=on_fault,
-    )
+    def stop(self) -> None:
+        """Stop both doors, then tell what is still to be told."""
+        self._open.close()
+
+    def __enter__(self) -> Hl7Doors:
+        self.start()
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        self.stop()
 
 
 def serve_hl7(foundation: Foundation) -> None:
     """Serve until SIGTERM, SIGINT or the death of the supervisor."""
-    door = open_hl7_door(foundation)
-    door.start()
-    log.info("mllp_listening", host=foundation.settings.mllp.host, port=door.port)
-    wait_for_stop()
-    door.stop()
+    with Hl7Doors(foundation):
+        wait_for_stop()
+
+
+def _handler(foundation: Foundation) -> Handler:
+    reception = make_reception(foundation)
+
+    def handle(message: bytes, peer: Peer) -> bytes | None:
+        arrival = Arrival(message, peer.door, peer.address, utc_now(), senders=peer.senders)
+        try:
+            answer = reception.message(arrival)
+        except Exception as error:  # noqa: BLE001 a defect of ours: no frame stays without an answer
+            log.error("message_failed", door=peer.door, peer=peer.address, reason=origin(error))  # noqa: TRY400
+            answer = reception.not_now(arrival)
+        log.info("message_answered", door=peer.door, peer=peer.address, bytes=len(message))
+        return answer
+
+    return handle
+
+
+def _context_maker(room: MllpSettings) -> Callable[[], ssl.SSLContext]:
+    certificate, key, authority = room.tls_certificate, room.tls_key, room.tls_client_authority
+    assert certificate and key and authority  # the settings demand them with a tls_port
+    return partial(server_context, certificate, key, authority)
+
+
+def _trace(foundation: Foundation, refusal: Refusal) -> None:
+    trace_refused_peer(
+        foundation.transactions,
+        refusal.door,
+        refusal.address,
+        refusal.reason,
+        now=utc_now(),
+        log=log.error,
+        repeated=refusal.repeated,
+    )

@@ -1,20 +1,26 @@
-"""The MLLP door: frames 0x0B ... 0x1C 0x0D on TCP, one thread per connection (hl7-mss 1.10).
+"""The MLLP doors: frames 0x0B ... 0x1C 0x0D on TCP or on mutual TLS, one thread per connection (hl7-mss 1.10).
 
-The door knows framing, limits and time; what a message means and its answer are the handler's. Nothing that
-was not framed whole is handled. Logs carry addresses and reasons, never content.
+A door knows who may come in, framing, limits and time; what a message means and its answer are the handler's.
+Nothing that was not framed whole is handled. Logs carry addresses and reasons, never content.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 
-START = b"\x0b"
-END = b"\x1c\r"
+from drimbox.domain.senders import SenderProfile
+from drimbox.entrypoints.mllp_admission import Peer, PeerLeft, PeerRefused, Places, check_address, let_in
+from drimbox.entrypoints.mllp_framing import END, START, Deframer, FramingError
+from drimbox.entrypoints.mllp_refusals import Refusals
+from drimbox.entrypoints.mllp_tls import shake_hands, speaks, take_leave
+
 _RECEIVE_BYTES = 65_536
 _STOP_PATIENCE = 10.0  # seconds for the answers under way when the door closes
 _BACKLOG = 128
@@ -22,77 +28,39 @@ _ACCEPT_PAUSE = 0.2  # seconds, when the system has no descriptor to give
 
 _log = logging.getLogger(__name__)
 
-Handler = Callable[[bytes, str], bytes | None]
-OnFault = Callable[[str, str], None]
+Handler = Callable[[bytes, Peer], bytes | None]
 
 
-class FramingError(ValueError):
-    """Not MLLP, or a message over the limit: the connection is of no more use."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one connection, in bytes and seconds.
+
+    `idle_timeout`: of silence; `message_timeout`: from the first to the last byte of a message, or of an answer;
+    `handshake_timeout`: from the connection to the end of the TLS handshake.
+    """
+
+    max_message_bytes: int = 64 * 1024 * 1024
+    idle_timeout: float = 300.0
+    message_timeout: float = 120.0
+    handshake_timeout: float = 10.0
 
 
-class Deframer:
-    """Bytes in any pieces to whole messages; holds at most `max_message_bytes` and one piece more."""
+@dataclass(eq=False, slots=True)
+class _Line:
+    """One connection. `socket` becomes the TLS one when there is TLS."""
 
-    def __init__(self, max_message_bytes: int) -> None:
-        self._limit = max_message_bytes
-        self._buffer = bytearray()
-        self._inside = False
-
-    @property
-    def inside(self) -> bool:
-        """True while a message has begun and not ended."""
-        return self._inside
-
-    def feed(self, piece: bytes | bytearray | memoryview) -> list[bytes]:
-        """The messages that `piece` completes, in order, without their frames.
-
-        Raises `FramingError` for anything but line ends between frames, and for a message over the limit; the
-        messages completed before the fault are in its `args[1]`.
-        """
-        searched = max(0, len(self._buffer) - 1)  # the first byte of END may already be there
-        self._buffer += piece
-        messages: list[bytes] = []
-        try:
-            while self._next(messages, searched):
-                searched = 0
-        except FramingError as error:
-            raise FramingError(str(error), messages) from None
-        return messages
-
-    def _next(self, messages: list[bytes], searched: int) -> bool:
-        """Consume one start or one end block; False when more bytes are needed."""
-        return self._end(messages, searched) if self._inside else self._start()
-
-    def _start(self) -> bool:
-        start = self._buffer.find(START)
-        before = self._buffer if start < 0 else self._buffer[:start]
-        if before.strip(b"\r\n"):
-            raise FramingError("bytes before the start block")
-        del self._buffer[: len(self._buffer) if start < 0 else start + 1]
-        self._inside = start >= 0
-        return self._inside
-
-    def _end(self, messages: list[bytes], searched: int) -> bool:
-        end = self._buffer.find(END, searched)
-        if (end if end >= 0 else len(self._buffer)) > self._limit:
-            raise FramingError(f"a message of over {self._limit} bytes")
-        if end < 0:
-            return False
-        with memoryview(self._buffer) as view:
-            messages.append(bytes(view[:end]))
-        del self._buffer[: end + len(END)]
-        self._inside = False
-        return True
+    socket: socket.socket
+    address: str
 
 
 class MllpDoor:
-    """A blocking, threaded MLLP server.
+    """A blocking, threaded MLLP server; with `tls`, MLLP over mutual TLS.
 
-    `handle(message, peer address)` returns the answer without its frame, or None for none. It is called in
-    the order of arrival on each connection, from many threads at once. When it raises, the connection is
-    closed without an answer, so that the sender keeps its message. Times are seconds: `idle_timeout` of
-    silence; `message_timeout` from the first to the last byte of a message, or of an answer. `on_fault(peer
-    address, reason)` is told of every connection that was refused or closed for what it sent.
+    `handle(message, peer)` returns the answer without its frame, or None for none. It is called in the order of
+    arrival on each connection, from many threads at once. When it raises, the connection is closed without an
+    answer, so that the sender keeps its message. `senders`: who may come in; an address that none of them names
+    is closed before anything is read. `places` and `refusals` may be shared by several doors; every connection
+    that was refused, or closed for what it sent, is noted in `refusals`. `tls` makes the context of one connection.
     """
 
     def __init__(
@@ -100,25 +68,27 @@ class MllpDoor:
         host: str,
         port: int,
         handle: Handler,
+        senders: tuple[SenderProfile, ...],
         *,
-        max_message_bytes: int = 64 * 1024 * 1024,
-        max_connections: int = 50,
-        idle_timeout: float = 300.0,
-        message_timeout: float = 120.0,
-        on_fault: OnFault = lambda _peer, _reason: None,
+        places: Places,
+        refusals: Refusals,
+        limits: Limits = Limits(),
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._address = (host, port)
         self._handle = handle
-        self._max_message_bytes = max_message_bytes
-        self._max_connections = max_connections
-        self._idle_timeout = idle_timeout
-        self._message_timeout = message_timeout
-        self._on_fault = on_fault
+        self._senders = senders
+        self._places, self._refusals, self._limits, self._tls = places, refusals, limits, tls
         self._listener: socket.socket | None = None
         self._acceptor: threading.Thread | None = None
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._open: dict[socket.socket, threading.Thread] = {}
+        self._open: dict[_Line, threading.Thread] = {}
+
+    @property
+    def name(self) -> str:
+        """How logs and trace name this door."""
+        return "mllps" if self._tls else "mllp"
 
     @property
     def port(self) -> int:
@@ -126,11 +96,13 @@ class MllpDoor:
         return int(self._listener.getsockname()[1]) if self._listener else self._address[1]
 
     def start(self) -> None:
-        """Listen. Raises OSError when the address cannot be bound."""
+        """Listen. Raises OSError when the address cannot be bound or the TLS files cannot be used."""
+        if self._tls is not None:
+            self._tls()
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
         self._listener = socket.create_server(self._address, family=family, backlog=_BACKLOG)
         self._acceptor = threading.Thread(
-            target=self._accept, args=(self._listener,), name="mllp-accept", daemon=True
+            target=self._accept, args=(self._listener,), name=f"{self.name}-accept", daemon=True
         )
         self._acceptor.start()
 
@@ -142,14 +114,15 @@ class MllpDoor:
         _shut(self._listener, socket.SHUT_RDWR)  # wakes accept()
         self._acceptor.join(_STOP_PATIENCE)
         self._listener.close()
+        self._listener = None
         with self._lock:
             remaining = dict(self._open)
-        for connection in remaining:
-            _shut(connection, socket.SHUT_RD)  # ends the reading; an answer still goes out
+        for line in remaining:
+            _shut(line.socket, socket.SHUT_RD)  # ends the reading; an answer still goes out
         deadline = time.monotonic() + _STOP_PATIENCE
-        for connection, thread in remaining.items():
+        for line, thread in remaining.items():
             thread.join(max(0.0, deadline - time.monotonic()))
-            _shut(connection, socket.SHUT_RDWR)
+            _shut(line.socket, socket.SHUT_RDWR)
 
     def _accept(self, listener: socket.socket) -> None:
         while not self._stopping.is_set():
@@ -157,53 +130,87 @@ class MllpDoor:
                 connection, address = listener.accept()
             except OSError as error:
                 if not self._stopping.wait(_ACCEPT_PAUSE):
-                    _note(logging.ERROR, "mllp_accept", "-", error.strerror or "accept failed")
+                    self._say(logging.ERROR, "mllp_accept", "-", error.strerror or "accept failed")
                 continue
-            self._welcome(connection, str(address[0]))
+            self._welcome(_Line(connection, str(address[0])))
 
-    def _welcome(self, connection: socket.socket, peer: str) -> None:
-        thread = threading.Thread(target=self._serve, args=(connection, peer), daemon=True)
-        with self._lock:
-            full = len(self._open) >= self._max_connections
-            if not full:
-                self._open[connection] = thread
-        if full:
-            connection.close()
-            _note(logging.WARNING, "mllp_refused", peer, "too many connections")
-            self._on_fault(peer, "too many connections")
+    def _welcome(self, line: _Line) -> None:
+        """Judge the address, then leave the connection to a thread of its own."""
+        try:
+            check_address(self._senders, line.address)
+            if self._tls is None:
+                let_in(self._senders, line.address)
+            self._places.take(line.address)
+        except PeerRefused as refusal:
+            self._refusals.note(self.name, line.address, str(refusal))
+            line.socket.close()
             return
+        thread = threading.Thread(target=self._serve, args=(line,), daemon=True)
+        with self._lock:
+            self._open[line] = thread
         try:
             thread.start()
         except RuntimeError:  # no thread to be had: this connection is lost, the door is not
-            self._forget(connection, peer, logging.ERROR, "no thread")
+            self._forget(line, logging.ERROR, "no thread")
 
-    def _serve(self, connection: socket.socket, peer: str) -> None:
+    def _serve(self, line: _Line) -> None:
         level, reason = logging.INFO, "ended"
         try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            self._converse(connection, peer)
-        except FramingError as error:
-            level, reason = logging.WARNING, str(error.args[0])
-            self._on_fault(peer, reason)
-        except TimeoutError:
-            level, reason = logging.WARNING, "too slow"
-            self._on_fault(peer, reason)
+            line.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            peer = self._identify(line)
+            if peer is not None:
+                self._converse(line.socket, peer)
+        except (PeerRefused, FramingError, TimeoutError) as error:
+            reason = self._refuse(line, error)
         except OSError as error:
             level, reason = logging.WARNING, error.strerror or type(error).__name__
         except Exception as error:  # noqa: BLE001 the door of a process: logged, the connection is closed
-            level, reason = logging.ERROR, f"handler failed: {_origin(error)}"
+            level, reason = logging.ERROR, f"handler failed: {origin(error)}"
         finally:
-            self._forget(connection, peer, level, reason)
+            self._forget(line, level, reason)
 
-    def _forget(self, connection: socket.socket, peer: str, level: int, reason: str) -> None:
+    def _refuse(self, line: _Line, error: Exception) -> str:
+        """Note it, unless it is we who are leaving."""
+        if isinstance(error, PeerLeft) and self._stopping.is_set():
+            return "the door closed"
+        reason = "too slow" if isinstance(error, TimeoutError) else str(error.args[0])
+        self._refusals.note(self.name, line.address, reason)
+        return "refused"
+
+    def _forget(self, line: _Line, level: int, reason: str) -> None:
+        if isinstance(line.socket, ssl.SSLSocket):
+            take_leave(line.socket)
+        line.socket.close()
         with self._lock:
-            del self._open[connection]
-        connection.close()
-        _note(level, "mllp_closed", peer, reason)
+            del self._open[line]
+        self._places.leave(line.address)
+        self._say(logging.DEBUG if reason == "refused" else level, "mllp_closed", line.address, reason)
 
-    def _converse(self, connection: socket.socket, peer: str) -> None:
-        deframer = Deframer(self._max_message_bytes)
+    def _identify(self, line: _Line) -> Peer | None:
+        """Who is there; None when it left without a word. Raises `PeerRefused`."""
+        if self._tls is None:
+            return let_in(self._senders, line.address)
+        deadline = time.monotonic() + self._limits.handshake_timeout
+        if not speaks(line.socket, self._limits.handshake_timeout):
+            return None
+        secured = self._context(self._tls).wrap_socket(
+            line.socket, server_side=True, do_handshake_on_connect=False
+        )
+        line.socket = secured
+        if self._stopping.is_set():  # `stop` may have shut the socket that this one replaces
+            return None
+        digest = shake_hands(secured, max(deadline - time.monotonic(), 0.001))
+        return let_in(self._senders, line.address, digest)
+
+    def _context(self, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        try:
+            return make()
+        except OSError as error:
+            raise PeerRefused(f"our TLS files cannot be used: {error.strerror}") from error
+
+    def _converse(self, connection: socket.socket, peer: Peer) -> None:
+        deframer = Deframer(self._limits.max_message_bytes)
         window = bytearray(_RECEIVE_BYTES)
         view = memoryview(window)
         begun = 0.0
@@ -212,7 +219,7 @@ class MllpDoor:
             received = connection.recv_into(view)
             if not received:
                 if deframer.inside:
-                    raise FramingError("the sender vanished within a message")
+                    raise PeerLeft("the sender vanished within a message")
                 return
             was_inside = deframer.inside
             messages = self._feed(deframer, view[:received], connection, peer)
@@ -222,7 +229,7 @@ class MllpDoor:
                 begun = time.monotonic()
 
     def _feed(
-        self, deframer: Deframer, piece: memoryview, connection: socket.socket, peer: str
+        self, deframer: Deframer, piece: memoryview, connection: socket.socket, peer: Peer
     ) -> list[bytes]:
         """Whole messages that stand before a fault are handled before the fault is raised."""
         try:
@@ -235,32 +242,32 @@ class MllpDoor:
     def _patience(self, deframer: Deframer, begun: float) -> float:
         """Seconds to wait for more bytes. Raises TimeoutError when the message under way has had its time."""
         if not deframer.inside:
-            return self._idle_timeout
-        left = begun + self._message_timeout - time.monotonic()
+            return self._limits.idle_timeout
+        left = begun + self._limits.message_timeout - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        return min(self._idle_timeout, left)
+        return min(self._limits.idle_timeout, left)
 
-    def _answer(self, connection: socket.socket, message: bytes, peer: str) -> None:
+    def _answer(self, connection: socket.socket, message: bytes, peer: Peer) -> None:
         answer = self._handle(message, peer)
         if answer is not None:
-            connection.settimeout(self._message_timeout)
+            connection.settimeout(self._limits.message_timeout)
             connection.sendall(START + answer + END)
+
+    def _say(self, level: int, action: str, address: str, reason: str) -> None:
+        extra = {"action": action, "door": self.name, "peer": address, "reason": reason}
+        _log.log(level, "%s %s: %s", action, address, reason, extra=extra)
 
 
 def _shut(connection: socket.socket, how: int) -> None:
+    """Of the TCP connection, also below TLS: `SSLSocket.shutdown` would let the answer go out in clear."""
     try:
-        connection.shutdown(how)
+        socket.socket.shutdown(connection, how)
     except OSError as error:
         _log.debug("mllp: already closed: %s", error.strerror)
 
 
-def _note(level: int, action: str, peer: str, reason: str) -> None:
-    extra = {"action": action, "peer": peer, "reason": reason}
-    _log.log(level, "%s %s: %s", action, peer, reason, extra=extra)
-
-
-def _origin(error: BaseException) -> str:
+def origin(error: BaseException) -> str:
     """Type and place of an exception, without its text, which may quote a message."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {frame.filename.rpartition('/')[2]}:{frame.lineno}"

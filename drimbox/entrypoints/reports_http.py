@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import structlog
 from flask import Flask, Response, jsonify, request
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -9,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from drimbox.bootstrap import Foundation, make_reception, utc_now
 from drimbox.domain.errors import ReportRefused, Unavailable
+from drimbox.domain.violations import Violation
 from drimbox.entrypoints.metrics import metrics_text
 from drimbox.flow.keep_report import Arrival
 
@@ -33,7 +37,7 @@ def make_reports_app(foundation: Foundation) -> Flask:
             "id": accepted.document_id,
             "studies": list(accepted.studies),
             "replay": accepted.replay,
-            "warnings": [{"rule": v.rule, "message": v.message, "where": v.where} for v in accepted.warnings],
+            "warnings": _violations(accepted.warnings),
         }
         return jsonify(body), 200 if accepted.replay else 201
 
@@ -44,7 +48,7 @@ def make_reports_app(foundation: Foundation) -> Flask:
     @app.errorhandler(ReportRefused)
     def refused(refusal: ReportRefused) -> tuple[Response, int]:
         log.warning("report_refused", code=refusal.code)
-        return _problem(422, refusal.code, refusal.reason), 422
+        return _problem(422, refusal.code, refusal.reason, violations=_violations(refusal.violations)), 422
 
     @app.errorhandler(Unavailable)
     def unavailable(error: Unavailable) -> tuple[Response, int]:
@@ -61,8 +65,16 @@ def make_reports_app(foundation: Foundation) -> Flask:
     return app
 
 
-def _problem(status: int, slug: str, detail: str) -> Response:
+def _violations(violations: Iterable[Violation]) -> list[dict[str, str]]:
+    return [
+        {"rule": v.rule, "severity": v.severity, "message": v.message, "where": v.where, "clause": v.clause}
+        for v in violations
+    ]
+
+
+def _problem(status: int, slug: str, detail: str, **more: Any) -> Response:
     """application/problem+json (RFC 9457), without internals or patient data."""
-    response = jsonify({"type": slug, "title": slug.replace("-", " "), "status": status, "detail": detail})
+    body = {"type": slug, "title": slug.replace("-", " "), "status": status, "detail": detail}
+    response = jsonify(body | more)
     response.content_type = PROBLEM
     return response

@@ -1,4 +1,4 @@
-"""`drimbox worker`: reconciles what changed and sends what is prepared.
+"""`drimbox worker`: reconciles what changed, sends what is prepared and, where that is set, the senders' receipts.
 
 Each thread goes on while it finds work, and wakes the others when it did some; APScheduler's clock wakes all of
 them every `worker.poll_interval` seconds, for what became due and for what other processes brought.
@@ -14,18 +14,31 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
 from apscheduler.schedulers.blocking import BlockingScheduler
 
-from drimbox.bootstrap import Foundation, make_publishing, make_reconciling, node_name
+from drimbox.bootstrap import (
+    Foundation,
+    make_inbox_purging,
+    make_publishing,
+    make_receipts,
+    make_reconciling,
+    node_name,
+    utc_now,
+)
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.supervisor import follow_supervisor
 
 log = structlog.get_logger(__name__)
 
 Job = Callable[[], int]
+PURGE_AFTER_START, PURGE_JITTER = (
+    timedelta(minutes=10),
+    3600,
+)  # then once a day, give or take the jitter in seconds
 
 
 class AnotherWorker(Exception):
@@ -38,9 +51,20 @@ def run_worker(foundation: Foundation) -> None:
     with NodeLock(foundation.settings.storage.root / f"worker-{node_name()}.lock"):
         reconciling, publishing = make_reconciling(foundation), make_publishing(foundation)
         _count("leases_expired", publishing.expire_leases_of_this_node)
-        crew = Crew(worker_jobs(reconciling.run_due, publishing.run_due, room.publishers))
+        wanted = foundation.settings.mllp.business_acknowledgement
+        receipts = make_receipts(foundation).run_due if wanted else None
+        crew = Crew(worker_jobs(reconciling.run_due, publishing.run_due, room.publishers, receipts))
         scheduler = BlockingScheduler()
         scheduler.add_job(crew.wake, "interval", seconds=room.poll_interval, max_instances=1, coalesce=True)
+        purging = make_inbox_purging(foundation, f"worker:{node_name()}")
+        scheduler.add_job(
+            _count,
+            "interval",
+            args=("inbox_purged", purging.purge_due),
+            days=1,
+            jitter=PURGE_JITTER,
+            next_run_time=utc_now() + PURGE_AFTER_START,
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: scheduler.shutdown(wait=False))
         follow_supervisor(lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -51,9 +75,10 @@ def run_worker(foundation: Foundation) -> None:
         log.info("worker_stopped")
 
 
-def worker_jobs(reconcile: Job, publish: Job, publishers: int) -> dict[str, Job]:
-    """One reconciler, `publishers` publishers, by their names in the log."""
-    return {"reconciled": reconcile} | {f"published_{number}": publish for number in range(publishers)}
+def worker_jobs(reconcile: Job, publish: Job, publishers: int, receipts: Job | None = None) -> dict[str, Job]:
+    """One reconciler, `publishers` publishers, one for `receipts` if they are sent, by their names in the log."""
+    jobs = {"reconciled": reconcile} | {f"published_{number}": publish for number in range(publishers)}
+    return jobs if receipts is None else jobs | {"receipts": receipts}
 
 
 class Crew:

@@ -81,7 +81,9 @@ class Exporting:
             return reference.report_id, reference.ipp
         if source.cda is None:
             return None, None
-        report = read_cda(self.documents.get(source.cda), time_zone=self.time_zone).report
+        report = read_cda(
+            self.documents.get(source.cda), time_zone=self.time_zone, for_publication=False
+        ).report
         assert report is not None  # it was accepted, and its bytes never change
         return report.id, local_id_of(report.patient, self.ipp_authority)
 

@@ -172,7 +172,7 @@ def _patient(
 ) -> dict[str, Any] | None:
     if not reports:
         return None
-    reading = read_cda(documents.get(reports[0].cda), time_zone=time_zone)
+    reading = read_cda(documents.get(reports[0].cda), time_zone=time_zone, for_publication=False)
     assert reading.report is not None  # it was accepted
     patient: Patient = reading.report.patient
     return {

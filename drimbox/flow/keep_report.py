@@ -11,6 +11,7 @@ from drimbox.domain.hl7v2_grammar import Operation
 from drimbox.domain.lifecycle import Event, ReportState
 from drimbox.domain.report import Report
 from drimbox.domain.report_states import DocumentState, Incoming, Known, StatePolicy, Verdict, decide
+from drimbox.domain.senders import SenderProfile
 from drimbox.domain.violations import Violation
 from drimbox.flow import trace
 from drimbox.flow.ports import Transaction
@@ -25,33 +26,38 @@ _KNOWN: Mapping[str, DocumentState] = {
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What entered by a report door. `content`: the bytes as received."""
+    """What entered by a report door. `content`: the bytes as received.
+
+    `senders`: the profiles that may speak from there, None where the door knows none; `replay_of`: the message that
+    an operator submits again.
+    """
 
     content: bytes
     door: str
     peer: str
     at: datetime
+    senders: tuple[SenderProfile, ...] | None = None
+    replay_of: str | None = None
 
     @property
     def actor(self) -> str:
         """Who the trace names."""
-        return f"ris:{self.peer}"
+        return "operator" if self.replay_of else f"ris:{self.peer}"
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a message says around its CDA; for a bare CDA, the defaults.
 
-    `message`: digest of the message; `parent_id`: TXA-13, the replaced document.
+    `parent_id`: TXA-13, the replaced document; `visit`: PV1-19 as `root^extension`.
     """
 
     operation: Operation = "NW"
     flags: Mapping[str, bool] = field(default_factory=dict)
     patient_class: str = ""
     sender: Mapping[str, str] = field(default_factory=dict)
-    control_id: str = ""
-    message: str | None = None
     parent_id: str = ""
+    visit: str | None = None
 
     @property
     def raised(self) -> list[str]:
@@ -102,9 +108,13 @@ def keep_report(
     same = ledger.report_by_document(document_id)
     parents = [str(parent) for parent in document.report.replaces] or [context.parent_id]
     rows = {parent: ledger.report_by_document(parent) for parent in parents if parent}
-    incoming = Incoming(
-        document_id, document.digest, tuple(rows), context.flags.get("MODIF_CONF_CODE", False)
+    # the very flags that are kept already change nothing: a replay (hl7-mss 7.2)
+    kept = (list(same.flags), same.destined_to_dmp) if same else None
+    changes = context.flags.get("MODIF_CONF_CODE", False) and kept != (
+        context.raised,
+        context.destined_to_dmp,
     )
+    incoming = Incoming(document_id, document.digest, tuple(rows), changes)
     known = Known(
         same_id=(_KNOWN[same.state], same.cda) if same else None,
         parents={parent: _KNOWN[row.state] if row else None for parent, row in rows.items()},
@@ -112,6 +122,10 @@ def keep_report(
     verdict = decide(context.operation, incoming, known, states)
     if verdict.kind == "refuse":
         raise ReportRefused(verdict.code, verdict.reason)
+    target = [rows[parent] for parent in verdict.supersedes] or [same]
+    foreign = context.operation != "NW" and _is_foreign(target, context)
+    if foreign and states.same_author:
+        raise ReportRefused("901", "the structure that sends (PRT) is not the one that made the document")
     touched: set[str] = set()
     row = same
     if verdict.kind in ("create", "replace"):
@@ -128,8 +142,29 @@ def keep_report(
     for study in studies:
         if touched:
             _exam_has_news(transaction, study, arrival, reopens=verdict.kind in ("create", "replace"))
-        _trace(transaction, arrival, document, context, verdict, study)
+        warnings = ["other-author"] if foreign else []
+        _trace(transaction, arrival, document, context, verdict, study, warnings)
     return Accepted(row.id if row else None, document_id, studies, verdict, document.warnings)
+
+
+def _is_foreign(originals: Iterable[ReceivedReport | None], context: Context) -> bool:
+    """Whether the sending structure (PRT SB) is neither that which sent an original nor that of its author.
+
+    The CDA writes a FINESS number with a 1 before it, HL7v2 without (drim-m-data 1).
+    """
+    structure = context.sender.get("organization_id", "")
+    for original in originals:
+        if original is None or not structure:
+            continue
+        known = {original.sender.get("organization_id", ""), original.author_structure or ""} - {""}
+        if known and not {structure, f"1{structure}"} & known:
+            return True
+    return False
+
+
+def _author_structure(report: Report) -> str | None:
+    structures = [author.organization.id for author in report.authors if author.organization]
+    return next((one.extension for one in structures if one), None)
 
 
 def _new_row(
@@ -149,7 +184,8 @@ def _new_row(
         destined_to_dmp=context.destined_to_dmp,
         patient_class=context.patient_class,
         sender=dict(context.sender),
-        message=context.message,
+        visit=context.visit,
+        author_structure=_author_structure(report),
         patient_ins=report.patient.ins.value if report.patient.ins else None,
         patient_oid=report.patient.ins.oid if report.patient.ins else None,
     )
@@ -231,8 +267,9 @@ def _trace(
     context: Context,
     verdict: Verdict,
     study: str,
+    warnings: list[str],
 ) -> None:
-    warnings = [violation.rule for violation in document.warnings]
+    warnings = [*(violation.rule for violation in document.warnings), *warnings]
     trace.note(
         transaction,
         "REPORT_REPEATED" if verdict.kind in ("replay", "nothing") else "REPORT_RECEIVED",

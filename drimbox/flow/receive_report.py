@@ -1,31 +1,48 @@
-"""A report, or an order about an exam, arrives: durable bytes, then facts and trace in one commit, then the answer.
+"""A message about a report, an exam or a visit arrives: durable bytes, then facts and trace in one commit, then ACK.
 
-Images before the report, report before the images: both only record facts; the reconciler does the rest.
+Images before the report, report before the images: both only record facts; the reconciler does the rest. Every
+message leaves a row in the inbox: what it was, what it broke, what was answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from drimbox.domain.acknowledge import MessageHeader, MessageRefused, acknowledge
 from drimbox.domain.cda import read_cda
 from drimbox.domain.errors import ReportRefused, Unavailable
-from drimbox.domain.hl7v2 import ReportMessage, peek_header, read_message
+from drimbox.domain.hl7v2 import ReportMessage, VisitConsent, peek_header, read_message
 from drimbox.domain.hl7v2_order import ExamOrder
-from drimbox.domain.report import Report
 from drimbox.domain.report_states import StatePolicy
-from drimbox.domain.violations import errors
+from drimbox.domain.senders import speaking
+from drimbox.domain.violations import Violation, errors
 from drimbox.flow import trace
+from drimbox.flow.agreement import (
+    check_agreement,
+    check_identity,
+    check_lengths,
+    check_tolerances,
+    disagreements,
+)
 from drimbox.flow.keep_report import Accepted, Arrival, Context, ReadDocument, keep_report
-from drimbox.flow.ports import Documents, Transactions
+from drimbox.flow.ports import Documents, Transaction, Transactions
+from drimbox.flow.receive_consent import receive_consent
 from drimbox.flow.receive_order import receive_order
-from drimbox.flow.records import Message
+from drimbox.flow.records import Message, Receipt
+
+CDA = "CDA"  # the kind of a bare document
+_DOCUMENT_ID_MAX = 200
+_CLASS_MAX = 16  # characters of PV1-2; its codes have one
+_CONTROL_ID_MAX = 200  # characters of MSH-10 that are kept; the answer repeats it whole
 
 
 @dataclass(frozen=True, slots=True)
 class Reception:
-    """The parts that receiving needs. `new_id` names rows, `new_control_id` gives MSH-10 (at most 20 characters)."""
+    """The parts that receiving needs. `new_id` names rows, `new_control_id` gives MSH-10 (at most 20 characters).
+
+    `consent_from_adt`: ADT messages are read; `receipts`: ACK_RECEPTION = Y is answered later by a ZAM^Z01.
+    """
 
     transactions: Transactions
     documents: Documents
@@ -35,6 +52,8 @@ class Reception:
     states: StatePolicy = field(default_factory=StatePolicy)
     application: str = ""
     facility: str = ""
+    consent_from_adt: bool = False
+    receipts: bool = False
 
     def message(self, arrival: Arrival) -> bytes | None:
         """Take an HL7v2 message and return its acknowledgement (None: never acknowledge an acknowledgement).
@@ -42,16 +61,187 @@ class Reception:
         AA only after the commit; AE with the exact code for what is wrong, AR when we cannot keep it now.
         """
         try:
-            content = self.documents.put(arrival.content)
+            row = self._row(arrival, self.documents.put(arrival.content))
             try:
-                header = self._take(arrival, content)
+                return self._take(arrival, row)
             except MessageRefused as refusal:
-                self._note_refusal(arrival, content, refusal)
-                return None if refusal.header.is_acknowledgement else self._answer(arrival, refusal)
+                return self._refuse(arrival, row, refusal)
         except Unavailable:
-            header = peek_header(arrival.content)
-            not_now = MessageRefused.unavailable(header)
-            return None if header.is_acknowledgement else self._answer(arrival, not_now)
+            return self.not_now(arrival)
+
+    def not_now(self, arrival: Arrival) -> bytes | None:
+        """AR: nothing of the message was kept, its sender keeps it and sends it again."""
+        header = peek_header(arrival.content)
+        refusal = MessageRefused.unavailable(header)
+        return None if header.is_acknowledgement else self._answer(arrival, refusal)
+
+    def document(self, arrival: Arrival) -> Accepted:
+        """Take a bare CDA: new, or the replacement of the one that it names. Raises `ReportRefused`, `Unavailable`."""
+        row = self._row(arrival, self.documents.put(arrival.content))
+        row.kind = CDA
+        try:
+            document = self._read(arrival.content, row, for_publication=True)
+            context = Context(operation="RO" if document.report.replaces else "NW")
+            check_lengths(document.report, context)
+            check_identity(document.report, context)
+            return self._keep(arrival, row, document, context)
+        except ReportRefused as refusal:
+            self._refuse(
+                arrival,
+                row,
+                MessageRefused.of_report(
+                    MessageHeader.unknown(), refusal.code, refusal.reason, violations=refusal.violations
+                ),
+            )
+            raise
+
+    def _row(self, arrival: Arrival, content: str) -> Message:
+        return Message(
+            self.new_id(),
+            arrival.at,
+            arrival.door,
+            arrival.peer,
+            "",
+            content,
+            "AA",
+            replay_of=arrival.replay_of,
+        )
+
+    def _take(self, arrival: Arrival, row: Message) -> bytes:
+        try:
+            message = read_message(arrival.content, adt=self.consent_from_adt)
+        except MessageRefused as refusal:
+            _note_violations(row, refusal.violations)
+            raise
+        _describe(row, message.header)
+        _note_violations(row, message.warnings)
+        states = self._states_of(arrival, row, message.header)
+        row.answer = self._accept(arrival, message.header).decode("utf-8")
+        try:
+            if isinstance(message, ReportMessage):
+                self._report(arrival, row, message, states)
+            else:
+                self._news(arrival, row, message)
+        except ReportRefused as refusal:
+            raise MessageRefused.of_report(
+                message.header, refusal.code, refusal.reason, violations=refusal.violations
+            ) from refusal
+        return row.answer.encode("utf-8")
+
+    def _states_of(self, arrival: Arrival, row: Message, header: MessageHeader) -> StatePolicy:
+        """The choices of the sender that signs the message (MSH-3, MSH-4). Raises `MessageRefused`."""
+        if arrival.senders is None:
+            return self.states
+        sender = speaking(arrival.senders, header.sending_application_name, header.sending_facility_name)
+        if sender is None:
+            reason = "MSH-3 and MSH-4 are not those of a sender that may call from this address"
+            raise MessageRefused(
+                "AE", 207, "MSH^1^3", reason, header, application_error=906, code="sender-unknown"
+            )
+        row.sender = sender.name
+        check_tolerances(row.violations, sender.not_tolerated, header)
+        return sender.states
+
+    def _report(self, arrival: Arrival, row: Message, message: ReportMessage, states: StatePolicy) -> None:
+        context = Context(
+            message.operation,
+            message.flags,
+            message.patient_class[:_CLASS_MAX],
+            message.sender.as_mapping() if message.sender else {},
+            message.parent_id,
+            str(message.visit) if message.visit.extension else None,
+        )
+        published = context.destined_to_dmp and context.operation != "CA"
+        document = self._read(message.cda, row, for_publication=published)
+        check_agreement(message, document.report)
+        _note_violations(row, disagreements(message, document.report))
+        check_lengths(document.report, context)
+        check_identity(document.report, context)
+        self._keep(arrival, row, document, context, states)
+
+    def _news(self, arrival: Arrival, row: Message, message: ExamOrder | VisitConsent) -> None:
+        """An order about an exam, or what a visit says of consent."""
+        with self.transactions.writing() as transaction:
+            if isinstance(message, ExamOrder):
+                row.studies = [message.study_instance_uid]
+                receive_order(transaction, message, arrival)
+            else:
+                row.studies = receive_consent(transaction, message, arrival, row.id)
+            transaction.ledger.add(row)
+            transaction.commit()
+
+    def _read(self, cda: bytes, row: Message, *, for_publication: bool) -> ReadDocument:
+        row.document = self.documents.put(cda)
+        reading = read_cda(cda, time_zone=self.time_zone, for_publication=for_publication)
+        _note_violations(row, reading.violations)
+        wrong = errors(reading.violations)
+        if reading.report is None or wrong:
+            reason = "; ".join(f"{v.message} [{v.where or v.clause}]" for v in wrong)
+            raise ReportRefused(wrong[0].rule, reason, reading.violations)
+        row.document_id = str(reading.report.id)[:_DOCUMENT_ID_MAX]
+        row.studies = [act.StudyInstanceUID for act in reading.report.studies]
+        return ReadDocument(reading.report, row.document, reading.violations)
+
+    def _keep(
+        self,
+        arrival: Arrival,
+        row: Message,
+        document: ReadDocument,
+        context: Context,
+        states: StatePolicy | None = None,
+    ) -> Accepted:
+        with self.transactions.writing() as transaction:
+            accepted = keep_report(
+                transaction, arrival, document, context, states or self.states, self.new_id
+            )
+            row.report_id = accepted.report_id
+            transaction.ledger.add(row)
+            self._expect_receipt(transaction, row, accepted, context)
+            transaction.commit()
+        return accepted
+
+    def _expect_receipt(
+        self, transaction: Transaction, row: Message, accepted: Accepted, context: Context
+    ) -> None:
+        """ACK_RECEPTION = Y on what changes something: the worker answers it when the DMP has answered."""
+        if not self.receipts or row.sender is None or not context.flags.get("ACK_RECEPTION"):
+            return
+        if accepted.report_id is None or accepted.replay:
+            return
+        receipt = Receipt(
+            self.new_id(),
+            accepted.report_id,
+            context.operation,
+            row.control_id,
+            row.sender,
+            row.received_at,
+            row.received_at,
+        )
+        transaction.ledger.add(receipt)
+
+    def _refuse(self, arrival: Arrival, row: Message, refusal: MessageRefused) -> bytes | None:
+        """Keep the refusal, then answer it."""
+        answer = None if refusal.header.is_acknowledgement else self._answer(arrival, refusal)
+        error = "/".join(str(part) for part in (refusal.error, refusal.application_error) if part is not None)
+        _describe(row, refusal.header)
+        row.verdict, row.code, row.reason = refusal.ack, f"{error} {refusal.code}", refusal.reason
+        row.answer = answer.decode("utf-8") if answer is not None and row.kind != CDA else None
+        with self.transactions.writing() as transaction:
+            transaction.ledger.add(row)
+            trace.note(
+                transaction,
+                "REPORT_REFUSED",
+                at=arrival.at,
+                actor=arrival.actor,
+                door=arrival.door,
+                message=row.id,
+                code=row.code,
+                reason=refusal.reason,
+            )
+            transaction.commit()
+        return answer
+
+    def _accept(self, arrival: Arrival, header: MessageHeader) -> bytes:
         return acknowledge(
             header,
             code="AA",
@@ -60,109 +250,6 @@ class Reception:
             application=self.application,
             facility=self.facility,
         )
-
-    def document(self, arrival: Arrival) -> Accepted:
-        """Take a bare CDA: new, or the replacement of the one that it names. Raises `ReportRefused`, `Unavailable`."""
-        content = self.documents.put(arrival.content)
-        try:
-            document = self._read(arrival.content)
-            context = Context(operation="RO" if document.report.replaces else "NW")
-            check_identity(document.report, context)
-            return self._keep(arrival, content, document, context)
-        except ReportRefused as refusal:
-            header = MessageHeader.unknown()
-            self._note_refusal(
-                arrival, content, MessageRefused.of_report(header, refusal.code, refusal.reason)
-            )
-            raise
-
-    def _take(self, arrival: Arrival, content: str) -> MessageHeader:
-        message = read_message(arrival.content)
-        try:
-            if isinstance(message, ExamOrder):
-                self._order(arrival, content, message)
-            else:
-                self._report(arrival, content, message)
-        except ReportRefused as refusal:
-            raise MessageRefused.of_report(message.header, refusal.code, refusal.reason) from refusal
-        return message.header
-
-    def _report(self, arrival: Arrival, content: str, message: ReportMessage) -> None:
-        context = Context(
-            message.operation,
-            message.flags,
-            message.patient_class,
-            message.sender.as_mapping() if message.sender else {},
-            message.header.control_id,
-            content,
-            message.parent_id,
-        )
-        document = self._read(message.cda)
-        check_agreement(message, document.report)
-        check_identity(document.report, context)
-        self._keep(arrival, content, document, context)
-
-    def _order(self, arrival: Arrival, content: str, order: ExamOrder) -> None:
-        with self.transactions.writing() as transaction:
-            receive_order(transaction, order, arrival)
-            transaction.ledger.add(self._accepted(arrival, content, order.header.control_id, None))
-            transaction.commit()
-
-    def _read(self, cda: bytes) -> ReadDocument:
-        digest = self.documents.put(cda)
-        reading = read_cda(cda, time_zone=self.time_zone)
-        wrong = errors(reading.violations)
-        if reading.report is None or wrong:
-            raise ReportRefused(
-                wrong[0].rule, "; ".join(f"{v.message} [{v.where or v.clause}]" for v in wrong)
-            )
-        return ReadDocument(reading.report, digest, tuple(v for v in reading.violations if v not in wrong))
-
-    def _keep(self, arrival: Arrival, content: str, document: ReadDocument, context: Context) -> Accepted:
-        with self.transactions.writing() as transaction:
-            accepted = keep_report(transaction, arrival, document, context, self.states, self.new_id)
-            transaction.ledger.add(self._accepted(arrival, content, context.control_id, accepted.report_id))
-            transaction.commit()
-        return accepted
-
-    def _accepted(self, arrival: Arrival, content: str, control_id: str, report_id: str | None) -> Message:
-        return Message(
-            self.new_id(),
-            arrival.at,
-            arrival.door,
-            arrival.peer,
-            control_id,
-            content,
-            "AA",
-            report_id=report_id,
-        )
-
-    def _note_refusal(self, arrival: Arrival, content: str, refusal: MessageRefused) -> None:
-        error = "/".join(str(part) for part in (refusal.error, refusal.application_error) if part is not None)
-        message = Message(
-            self.new_id(),
-            arrival.at,
-            arrival.door,
-            arrival.peer,
-            refusal.header.control_id,
-            content,
-            refusal.ack,
-            f"{error} {refusal.code}",
-            refusal.reason,
-        )
-        with self.transactions.writing() as transaction:
-            transaction.ledger.add(message)
-            trace.note(
-                transaction,
-                "REPORT_REFUSED",
-                at=arrival.at,
-                actor=arrival.actor,
-                door=arrival.door,
-                message=message.id,
-                code=message.code,
-                reason=refusal.reason,
-            )
-            transaction.commit()
 
     def _answer(self, arrival: Arrival, refusal: MessageRefused) -> bytes:
         return refusal.answer(
@@ -173,33 +260,23 @@ class Reception:
         )
 
 
-def check_agreement(message: ReportMessage, report: Report) -> None:
-    """PID and CDA name the same patient, TXA-12 and TXA-13 the same documents (hl7-mss 1.6, 1.8).
-
-    Raises `ReportRefused`.
-    """
-    ins, announced = report.patient.ins, message.ins
-    if (
-        announced is not None
-        and ins is not None
-        and (announced.extension, announced.root) != (ins.value, ins.oid)
-    ):
-        raise ReportRefused("904", "the INS of PID-3 is not the INS of the CDA")
-    if message.document_id and message.document_id != str(report.id):
-        raise ReportRefused("document-id-mismatch", "TXA-12 is not the id of the CDA")
-    parents = {str(parent) for parent in report.replaces}
-    if message.operation == "RO" and message.parent_id and parents and message.parent_id not in parents:
-        raise ReportRefused("900", "TXA-13 is not the document that the CDA replaces")
+def _describe(row: Message, header: MessageHeader) -> None:
+    row.control_id = header.control_id[:_CONTROL_ID_MAX]
+    if header.message_code:
+        row.kind = "^".join(part for part in (header.message_code[:7], header.trigger_event[:7]) if part)
 
 
-def check_identity(report: Report, context: Context) -> None:
-    """A document destined to the DMP carries an INS with its traits (hl7-mss 1.6). Raises `ReportRefused`."""
-    if not context.destined_to_dmp or context.operation == "CA":
-        return
-    patient = report.patient
-    if patient.ins is None:
-        raise ReportRefused("903", "no INS in the document, which is destined to the DMP")
-    traits = ("birth_family", "birth_given", "sex", "birth_date", "birth_place")
-    missing = [trait for trait in traits if not getattr(patient, trait)]
-    if missing:
-        raise ReportRefused("905", f"the INS lacks its traits: {', '.join(missing)}")
+def _note_violations(row: Message, violations: Iterable[Violation]) -> None:
+    row.violations = [
+        *row.violations,
+        *(
+            {
+                "rule": v.rule,
+                "severity": v.severity.value,
+                "message": v.message,
+                "where": v.where,
+                "clause": v.clause,
+            }
+            for v in violations
+        ),
+    ]

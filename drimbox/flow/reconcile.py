@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from drimbox.domain.cda import read_cda
 from drimbox.domain.errors import Damaged, Refused, Unavailable
 from drimbox.domain.exam import (
     RULES_VERSION,
     ExamFacts,
     Policy,
-    ReportFacts,
     Undecided,
     Unwanted,
     Wanted,
@@ -28,9 +26,10 @@ from drimbox.domain.exam import (
 from drimbox.domain.kos import read_manifest
 from drimbox.domain.lifecycle import REPLACEABLE, Event, StudyState, standing
 from drimbox.flow import trace
+from drimbox.flow.facts import facts_of
 from drimbox.flow.ports import Clock, Documents, Transaction, Transactions
 from drimbox.flow.prepare import Preparing
-from drimbox.flow.records import Exam, ReceivedReport, Submission
+from drimbox.flow.records import Exam, Submission
 from drimbox.flow.steps import Step, live_of, matches, next_step, unfinished_of
 
 ACTOR = "reconciler"
@@ -128,23 +127,10 @@ class Reconciling:
         exam = transaction.ledger.exam(study)
         assert exam is not None  # exams are never deleted
         submissions = transaction.ledger.submissions_of(study)
-        facts = ExamFacts(
-            study_instance_uid=study,
-            images=transaction.images.snapshot(study),
-            last_instance_at=exam.last_instance_at,
-            reports=tuple(self._report_facts(row) for row in transaction.ledger.reports_of(study)),
-            withdrawn=exam.withdrawn_by is not None,
-            had_reports=transaction.ledger.had_reports(study),
-        )
+        facts = facts_of(transaction, self.documents, exam, self.time_zone)
         return _Seen(
             facts, live_of(submissions), unfinished_of(submissions), exam.revision, exam.approved_key
         )
-
-    def _report_facts(self, row: ReceivedReport) -> ReportFacts:
-        reading = read_cda(self.documents.get(row.cda), time_zone=self.time_zone)
-        assert reading.report is not None  # it was accepted, and its bytes never change
-        sent_as = (tuple(row.flags), row.destined_to_dmp, row.patient_class, row.sender)
-        return ReportFacts(reading.report, row.id, row.cda, *sent_as)
 
     def _prepare(self, seen: _Seen, step: Step, wanted: Wanted | Unwanted | Undecided, now: datetime) -> None:
         try:

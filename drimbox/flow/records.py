@@ -34,7 +34,7 @@ class Exam:
 
 @dataclass(eq=False)
 class ReceivedReport:
-    """A report that was accepted. `cda` and `message` are digests in the document store."""
+    """A report that was accepted. `cda` is a digest in the document store."""
 
     id: str
     document_id: str
@@ -48,9 +48,10 @@ class ReceivedReport:
     destined_to_dmp: bool
     patient_class: str
     sender: dict[str, str]
-    message: str | None = None
     patient_ins: str | None = None
     patient_oid: str | None = None
+    visit: str | None = None  # PV1-19 as root^extension
+    author_structure: str | None = None  # of the CDA's first author
     state: str = ReportState.CURRENT
     replaced_by: str | None = None
 
@@ -73,7 +74,11 @@ class ReportParent:
 
 @dataclass(eq=False)
 class Message:
-    """Everything that entered by a report door, accepted or not, and what was answered."""
+    """Everything that entered by a report door, accepted or not, and what was answered.
+
+    `content`, `document`: digests of the bytes as received and of the CDA inside them; `answer`: the acknowledgement
+    as sent; `violations`: rule, severity, message, where and clause of each. `purged_at`: the bytes are gone since.
+    """
 
     id: str
     received_at: datetime
@@ -85,6 +90,44 @@ class Message:
     code: str | None = None
     reason: str | None = None
     report_id: str | None = None
+    sender: str | None = None  # name of its profile
+    kind: str = ""  # MSH-9.1^MSH-9.2, or CDA
+    document: str | None = None
+    document_id: str | None = None
+    answer: str | None = None
+    violations: list[dict[str, str]] = field(default_factory=list)
+    studies: list[str] = field(default_factory=list)
+    replay_of: str | None = None
+    purged_at: datetime | None = None
+
+
+@dataclass(eq=False)
+class Visit:
+    """What an ADT message said of a visit: `feeding` is ZFA-9, IO = the patient opposes (hl7-mss 1.12)."""
+
+    visit: str
+    feeding: str
+    said_at: datetime
+    message_id: str
+
+
+@dataclass(eq=False)
+class Receipt:
+    """A business acknowledgement (ZAM^Z01) that a sender asked for; `status`: Y or N once it is known."""
+
+    id: str
+    report_id: str
+    operation: str  # of the message: NW, RO or CA
+    control_id: str  # its MSH-10
+    sender: str
+    created_at: datetime
+    due_at: datetime | None
+    status: str | None = None
+    error: str | None = None
+    attempts: int = 0
+    delivered_at: datetime | None = None
+    given_up_at: datetime | None = None
+    last_error: str | None = None
 
 
 @dataclass(eq=False)
@@ -151,3 +194,17 @@ class TraceEntry:
     after: str | None = None
     detail: dict[str, Any] = field(default_factory=dict)
     id: int | None = None
+
+
+Record = (
+    Exam
+    | ReceivedReport
+    | ReportStudy
+    | ReportParent
+    | Message
+    | Visit
+    | Receipt
+    | Submission
+    | Gate
+    | TraceEntry
+)

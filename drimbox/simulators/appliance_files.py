@@ -38,6 +38,7 @@ def simulators_json(ports: Mapping[str, int], pki: Pki) -> dict[str, Any]:
         "appliance": {
             "dicom": {"host": HOST, "port": ports["appliance_dicom"], "ae_title": AE_TITLE},
             "mllp": {"host": HOST, "port": ports["appliance_mllp"]},
+            "mllp_tls": {"host": HOST, "port": ports["appliance_mllp_tls"]},
             "public": urls["appliance_public"] + PUBLIC_PATH,
             "internal": urls["appliance_internal"],
         },
@@ -49,6 +50,7 @@ def simulators_json(ports: Mapping[str, int], pki: Pki) -> dict[str, Any]:
             "db": _name(pki.certificate("appliance_server"), NameOID.COMMON_NAME),
         },
         "betterstack": {name: f"{urls['betterstack']}/{name}" for name in ("ips.txt", "ips-by-cluster.json")},
+        "ris": {"certificate": str(pki.path("ris_auth")), "key": str(pki.key("ris_auth"))},
         "partner": {
             "certificate": str(pki.path("partner_auth")),
             "key": str(pki.key("partner_auth")),
@@ -91,7 +93,7 @@ def _rooms(data: Path, ports: Mapping[str, int], pki: Pki) -> dict[str, dict[str
             "ae_title": AE_TITLE,
             "calling_ae_titles": ["PACS", "STORESCU", "ECHOSCU", "PYNETDICOM"],
         },
-        "mllp": {"host": HOST, "port": ports["appliance_mllp"]},
+        "mllp": _mllp(ports, pki),
         "web": _web(ports, pki),
         "organisation": {
             "name": _name(pki.certificate("appliance_sign"), NameOID.ORGANIZATION_NAME),
@@ -109,6 +111,19 @@ def _rooms(data: Path, ports: Mapping[str, int], pki: Pki) -> dict[str, dict[str
             "client_key": pki.key("appliance_auth"),
             "cache": 2,
         },
+    }
+
+
+def _mllp(ports: Mapping[str, int], pki: Pki) -> dict[str, Any]:
+    """Both doors; the RIS is not held to a certificate, so that it may use either."""
+    return {
+        "host": HOST,
+        "port": ports["appliance_mllp"],
+        "senders": [{"name": "RIS", "addresses": ["127.0.0.1", "::1"]}],
+        "tls_port": ports["appliance_mllp_tls"],
+        "tls_certificate": pki.path("appliance_server"),
+        "tls_key": pki.key("appliance_server"),
+        "tls_client_authority": pki.authority,
     }
 
 
@@ -145,12 +160,16 @@ def _dmp(services: str, pki: Pki) -> dict[str, Any]:
 
 
 def _lines(values: Mapping[str, Any]) -> list[str]:
-    """TOML of numbers, texts and lists of texts: their JSON form is TOML, once U+007F is escaped."""
+    """TOML of numbers, texts, lists and tables: the JSON form of the first is TOML, once U+007F is escaped."""
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     return [f"{name} = {_toml(value)}" for name, value in plain.items()]
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_toml(one)}" for name, one in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

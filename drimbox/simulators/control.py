@@ -28,7 +28,7 @@ OWN_CLAIMS = ("jti", "typ", "iss")
 WHOLE_CLAIMS = ("exp", "iat", "auth_time")
 TEXT_CLAIMS = ("azp", "sid", "session_state", "scope", "preferred_username", "sub", "SubjectNameID")
 PATIENT_RULES = (
-    ("ins", r"[0-9]{5}[0-9AB][0-9]{9}", "a matricule INS of 15 characters"),
+    ("ins", r"[0-9]{6}[0-9AB][0-9]{8}", "a matricule INS of 15 characters"),
     ("oid", r"1\.2\.250\.1\.213\.1\.4\.(10|11)", "a test authority of the INS"),
 )
 STATUSES = {200: "200 OK", 400: "400 Bad Request", 404: "404 Not Found", 405: "405 Method Not Allowed"}

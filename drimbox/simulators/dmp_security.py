@@ -58,12 +58,16 @@ ATTRIBUTES = (
 
 @dataclass(frozen=True)
 class CodedRow:
-    """One coded VIHF attribute (hl7 CE values): element name, code systems in order, code pattern."""
+    """One coded VIHF attribute (hl7 CE values): element name, code systems in order, code pattern.
+
+    `alone`: the code system of a value that stands by itself instead.
+    """
 
     name: str
     element: str
     systems: tuple[str, ...]
     code: str
+    alone: str = ""
 
 
 CODED = (
@@ -78,6 +82,7 @@ CODED = (
         "Role",
         ("1.2.250.1.71.1.2.7", "1.2.250.1.71.4.2.5"),
         r"[A-Za-z0-9/_]+",
+        "1.2.250.1.213.1.1.4.6",  # AUTOMATE, the last resort (hl7-mss 1.9)
     ),
 )
 
@@ -270,7 +275,7 @@ def _coded_faults(assertion: etree._Element) -> Iterator[str]:
         inside = [a for a in _attributes(assertion) if a.get("Name") == row.name]
         found = [e for a in inside for e in a.iterfind(f"{{{SAML}}}AttributeValue/{{{HL7}}}{row.element}")]
         systems = tuple(e.get("codeSystem", "") for e in found)
-        if not found or systems != row.systems[: len(systems)]:
+        if not found or (systems != (row.alone,) and systems != row.systems[: len(systems)]):
             yield f"attribute {row.name} needs {row.element} coded in {' then '.join(row.systems)}"
         elif any(not re.fullmatch(row.code, e.get("code", "")) for e in found):
             yield f"attribute {row.name} has not the code expected"

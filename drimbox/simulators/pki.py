@@ -49,6 +49,7 @@ LEAVES: dict[str, LeafName] = {
     "dmp_server": LeafName("SERV_SSL", "dmp.localhost", "2180035024", "DMP SIMULE"),
     "psc_server": LeafName("SERV_SSL", "psc.localhost", "318751275100020", ANS),
     "ans_server": LeafName("SERV_SSL", "ans.localhost", "318751275100020", ANS),
+    "ris_auth": LeafName("AUTH_CLI", "ris-simule", FINESS_OU),
     "partner_auth": LeafName("AUTH_CLI", "drimbox-partenaire", "1690781810", "CLINIQUE PARTENAIRE SIMULEE"),
     "partner_server": LeafName("SERV_SSL", "partner.localhost", "1690781810", "CLINIQUE PARTENAIRE SIMULEE"),
     "list_signer": LeafName("SIGN", "Liste Blanche DRIM-M", "318751275100020", ANS),

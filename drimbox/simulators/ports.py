@@ -18,6 +18,7 @@ PORTS = (
     "appliance_mllp",
     "appliance_public",
     "appliance_internal",
+    "appliance_mllp_tls",
 )
 
 

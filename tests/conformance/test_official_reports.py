@@ -38,7 +38,9 @@ def received(official: Path, name: str, *, fill: bool = True) -> ReportMessage |
     data = (official / "hl7" / name).read_bytes()
     for placeholder, value in FILLED.items() if fill else ():
         data = data.replace(placeholder.encode(), value.encode())
-    return read_message(data)
+    found = read_message(data)
+    assert isinstance(found, ReportMessage | ExamOrder)
+    return found
 
 
 def message(official: Path, name: str, *, fill: bool = True) -> ReportMessage:
@@ -63,7 +65,8 @@ def test_cr_j_oru(official: Path, fill: bool) -> None:
     assert (found.operation, found.ins, found.patient_class) == ("NW", INS, "I")
     assert found.local_ids == (Identifier("1.2.250.1.213.4.5.2.4", "IPP101"),)
     assert found.header.control_id == ("20261114093000123" if fill else "{{idMessage}}")
-    assert found.warnings == ()
+    unfilled = "message-date" if fill else "placeholder"  # MSH-7 is the message id of the template
+    assert {w.rule for w in found.warnings} == {unfilled, "authority-blank", "participation-label"}
     assert found.flags["DESTDMP"] is True
     assert found.flags["INVISIBLE_PATIENT"] is True
     assert found.sender is not None
@@ -125,7 +128,8 @@ def test_cr_w_deletes_an_exam(official: Path, fill: bool) -> None:
     assert found.requested_procedure_id == Identifier("", "PACS_SOURCE")
     assert (found.ins, found.identity_reliability, found.patient_class) == (INS, "VALI", "I")
     assert found.local_ids == (Identifier("1.2.250.1.213.4.5.2.4", "IPP101"),)
-    assert (found.header.control_id, found.header.version, found.warnings) == ("001", "2.5.1", ())
+    assert (found.header.control_id, found.header.version) == ("001", "2.5.1")
+    assert {w.rule for w in found.warnings} == {"terminator", "message-date" if fill else "placeholder"}
     answer = acknowledge(found.header, code="AA", now=datetime(2026, 11, 14, tzinfo=UTC), control_id="X")
     assert b"|ACK^O23^ACK|X|P|2.5.1|" in answer
     assert answer.endswith(b"\rMSA|AA|001\r")
@@ -179,7 +183,7 @@ def test_g1_maj_before_and_after_g1(official: Path) -> None:
 
 
 def test_cr_f_two_studies_two_accessions(official: Path) -> None:
-    found = report(official, "CR_F.xml", warnings={"modality-alias"})
+    found = report(official, "CR_F.xml", warnings={"modality-alias", "structure-id-malformed"})
     assert studies(found) == ["1.2.250.1.213.4.5.2.1.106", "1.2.250.1.213.4.5.2.1.107"]
     assert [o.accessions[0].extension for o in found.orders] == ["ACN106", "ACN107"]
     assert {m.code for s in found.studies for m in s.modalities} == {"MR"}
@@ -189,7 +193,7 @@ def test_cr_f_two_studies_two_accessions(official: Path) -> None:
 
 
 def test_cr_ok_absent_no_used_name(official: Path) -> None:
-    patient = report(official, "CR_OK_Absent.xml", warnings=set()).patient
+    patient = report(official, "CR_OK_Absent.xml", warnings={"structure-id-malformed"}).patient
     assert (patient.birth_family, patient.birth_given, patient.birth_given_list) == (
         "PAT-TROIS",
         "DOMINIQUE",
@@ -200,7 +204,8 @@ def test_cr_ok_absent_no_used_name(official: Path) -> None:
 
 
 def test_2023_11(official: Path) -> None:
-    found = report(official, "IMG_CR_IMG_2023.11_CDA-R2-Niveau-1.xml", warnings={"birth-given-missing"})
+    expected = {"birth-given-missing", "structure-id-malformed"}
+    found = report(official, "IMG_CR_IMG_2023.11_CDA-R2-Niveau-1.xml", warnings=expected)
     assert studies(found) == [f"1.2.250.1.3.152.235.2.12.18763647{n}" for n in (4, 5, 6)]
     assert found.patient.birth_given == "DOMINIQUE"
     assert found.replaces == (Identifier("90E1C8EC-F951-4B26-A305-A34848818DD6"),)
@@ -221,11 +226,72 @@ def test_tc3(official: Path, name: str, level: int, last: str, accessions: list[
     assert [o.accessions[0].extension for o in found.orders] == accessions
     assert [c.code for c in found.exam_codes] == ["24727-0", "36235-0", "24979-7"]
     assert {s.ccam.system for s in found.studies if s.ccam} == {"1.2.250.1.215.300.1"}
+    assert [c.code for c in found.context] == ["Z13.9"]
     assert found.patient.birth_given_list == "DOMINIQUE MARIE-LOUISE"
     assert found.facility is not None
     assert found.facility.code == "SA08"
     assert found.practice_setting is not None
     assert found.practice_setting.code == "AMBULATOIRE"
+
+
+OF_THE_FULL_SIZE_REPORT = {
+    "set-id-missing",
+    "name-qualifier-sp",
+    "ipp-missing",
+    "modality-missing",
+    "region-misplaced",
+    "region-older",
+    "performer-missing",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "warnings"),
+    [
+        ("CR_J-ORU.hl7", {"structure-id-malformed"}),
+        ("CR_G1_MAJ-MDM.hl7", set()),
+        ("01_mdm_t02_img_init_v21.er7", OF_THE_FULL_SIZE_REPORT),
+        ("02_mdm_t10_img_replace_v21.er7", OF_THE_FULL_SIZE_REPORT),
+        ("03_mdm_t04_img_delete_v21.er7", OF_THE_FULL_SIZE_REPORT),
+    ],
+)
+def test_what_is_noted_of_the_carried_reports(official: Path, name: str, warnings: set[str]) -> None:
+    found = read_cda(message(official, name).cda, time_zone="Europe/Paris")
+    assert found.report is not None
+    assert {v.rule for v in found.violations} == warnings
+
+
+def mutated(official: Path, name: str, old: str, new: str) -> dict[str, str]:
+    text = (official / "cda" / name).read_text("utf-8")
+    assert old in text
+    found = read_cda(text.replace(old, new).encode("utf-8"), time_zone="Europe/Paris")
+    return {v.rule: v.severity for v in found.violations}
+
+
+STRUCTURED = "tc3-IMG_CR_IMG_2024.01.xml"
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "expected"),
+    [
+        (STRUCTURED, 'code="113014"', 'code="113099"', {"catalog-missing": "warning"}),
+        (STRUCTURED, 'code="19005-8"', 'code="19005-9"', {"conclusion-missing": "warning"}),
+        (STRUCTURED, 'code="774007"', 'code="774008"', {"region-unknown": "error"}),
+        (STRUCTURED, 'code="ACQH004"', 'code="ACQH00"', {"ccam-invalid": "error"}),
+        (STRUCTURED, "urn:dicom-org:ps3-20", "urn:other", {"accession-namespace": "error"}),
+        ("CR_OK_Absent.xml", "279035121518989", "279035121518988", {"ins-invalid": "error"}),
+        (
+            "CR_OK_Absent.xml",
+            'mediaType="application/pdf"',
+            'mediaType="bogus"',
+            {"body-media-type": "error"},
+        ),
+    ],
+)
+def test_one_thing_broken_in_an_official_report(
+    official: Path, name: str, old: str, new: str, expected: dict[str, str]
+) -> None:
+    assert expected.items() <= mutated(official, name, old, new).items()
 
 
 def paths(data: bytes) -> set[str]:

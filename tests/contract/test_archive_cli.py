@@ -49,6 +49,8 @@ root = "{root}/storage"
 minimum_free_bytes = 0
 [database]
 url = "sqlite:///{root}/drimbox.sqlite"
+[mllp]
+senders = []
 [dicom]
 ae_title = "DRIMBOX"
 calling_ae_titles = []

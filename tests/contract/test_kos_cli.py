@@ -210,6 +210,8 @@ _CONFIGURATION = """
 root = "data"
 [database]
 url = "sqlite:///data/x.sqlite"
+[mllp]
+senders = []
 [dicom]
 ae_title = "DRIMBOX"
 calling_ae_titles = []

@@ -7,14 +7,21 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
-from drimbox.entrypoints.mllp import MllpDoor
+from drimbox.domain.senders import SenderProfile
+from drimbox.entrypoints.mllp import Limits, MllpDoor
+from drimbox.entrypoints.mllp_admission import Peer, Places
+from drimbox.entrypoints.mllp_refusals import Refusal, Refusals
 from fixtures.reports import END, START, frame
 
 PATIENCE = 10.0
+LIMITS = Limits(max_message_bytes=100_000, idle_timeout=5.0, message_timeout=5.0)
+LOCAL = (SenderProfile("RIS", (ip_network("127.0.0.1"), ip_network("::1"))),)
 
 
 class Recorder:
@@ -22,29 +29,43 @@ class Recorder:
 
     def __init__(self) -> None:
         self.messages: list[bytes] = []
-        self.peers: set[str] = set()
+        self.peers: set[Peer] = set()
+        self.refused: list[Refusal] = []
         self.answer: Callable[[bytes], bytes | None] = lambda message: b"ACK:" + message
 
-    def __call__(self, message: bytes, peer: str) -> bytes | None:
+    def __call__(self, message: bytes, peer: Peer) -> bytes | None:
         self.messages.append(message)
         self.peers.add(peer)
         return self.answer(message)
 
 
 @contextmanager
-def opened(recorder: Recorder, **limits: float) -> Iterator[MllpDoor]:
-    settings = {
-        "max_message_bytes": 100_000,
-        "max_connections": 5,
-        "idle_timeout": 5.0,
-        "message_timeout": 5.0,
-    }
-    door = MllpDoor("127.0.0.1", 0, recorder, **(settings | limits))  # type: ignore[arg-type]
-    door.start()
+def opened(
+    recorder: Recorder,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    senders: tuple[SenderProfile, ...] = LOCAL,
+    max_connections: int = 5,
+    **limits: float,
+) -> Iterator[MllpDoor]:
+    refusals = Refusals(recorder.refused.append)
+    door = MllpDoor(
+        host,
+        port,
+        recorder,
+        senders,
+        places=Places(max_connections),
+        refusals=refusals,
+        limits=replace(LIMITS, **limits),  # type: ignore[arg-type]
+    )
+    refusals.start()
     try:
+        door.start()
         yield door
     finally:
         door.stop()
+        refusals.stop()
 
 
 @pytest.fixture
@@ -96,7 +117,7 @@ def test_many_messages_on_one_connection(recorder: Recorder) -> None:
             connection.sendall(frame(b"m%d" % number))
             assert receive(connection) == frame(b"ACK:m%d" % number)
     assert len(recorder.messages) == 50
-    assert recorder.peers == {"127.0.0.1"}
+    assert recorder.peers == {Peer("127.0.0.1", None, LOCAL)}
 
 
 def test_two_messages_in_one_segment(recorder: Recorder) -> None:
@@ -184,6 +205,7 @@ def test_a_message_over_the_limit(recorder: Recorder, caplog: pytest.LogCaptureF
         still_serves(door)
     assert recorder.messages == [b"still"]
     assert "over 100000 bytes" in caplog.text
+    assert recorder.refused == [Refusal("mllp", "127.0.0.1", "a message of over 100000 bytes")]
     assert "SECRET" not in caplog.text
 
 
@@ -277,6 +299,7 @@ def test_stop_lets_the_answer_go_out(recorder: Recorder) -> None:
     with opened(recorder) as door, sender(door) as connection:
         connection.sendall(frame(b"last"))
         assert entered.wait(PATIENCE)
+        port = door.port
         stopper = threading.Thread(target=door.stop)
         stopper.start()
         leave.set()
@@ -284,34 +307,142 @@ def test_stop_lets_the_answer_go_out(recorder: Recorder) -> None:
         stopper.join(PATIENCE)
         assert closed(connection)
         with pytest.raises(OSError):
-            socket.create_connection(("127.0.0.1", door.port or 1), timeout=1).close()
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
 
 
 def test_stop_closes_idle_connections_and_frees_the_port(
     recorder: Recorder, free_port: Callable[[], int]
 ) -> None:
     port = free_port()
-    door = MllpDoor("127.0.0.1", port, recorder)
-    door.start()
-    with sender(door) as connection:
+    with opened(recorder, port=port) as door, sender(door) as connection:
         door.stop()
         assert closed(connection)
-    again = MllpDoor("127.0.0.1", port, recorder)
-    again.start()
-    still_serves(again)
-    again.stop()
-    again.stop()
+    with opened(recorder, port=port) as again:
+        still_serves(again)
+        again.stop()
+    assert recorder.refused == []
+
+
+def test_stop_within_a_message_blames_nobody(recorder: Recorder) -> None:
+    with opened(recorder) as door, sender(door) as connection:
+        connection.sendall(frame(b"whole") + START + b"half")
+        assert receive(connection) == frame(b"ACK:whole")
+        door.stop()
+        assert closed(connection)
+    assert recorder.refused == []
 
 
 def test_ipv6(recorder: Recorder) -> None:
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
-    door = MllpDoor("::1", 0, recorder)
     try:
-        door.start()
+        with opened(recorder, host="::1") as door:
+            with socket.create_connection(("::1", door.port), timeout=PATIENCE) as connection:
+                connection.sendall(frame(b"six"))
+                assert receive(connection) == frame(b"ACK:six")
     except OSError as error:
         pytest.skip(f"no IPv6 loopback: {error}")
-    with socket.create_connection(("::1", door.port), timeout=PATIENCE) as connection:
-        connection.sendall(frame(b"six"))
-        assert receive(connection) == frame(b"ACK:six")
+
+
+# --- who may come in ---
+
+
+def from_address(door: MllpDoor, address: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", door.port), PATIENCE, source_address=(address, 0))
+
+
+def test_an_unknown_address_is_closed_at_once_and_nothing_is_read(recorder: Recorder) -> None:
+    with opened(recorder) as door:
+        begun = time.monotonic()
+        with from_address(door, "127.0.0.9") as stranger:
+            assert closed(stranger)  # though it said nothing
+        with from_address(door, "127.0.0.9") as stranger:
+            with suppress(ConnectionError):
+                stranger.sendall(frame(b"let me in"))
+            assert closed(stranger)
+        assert time.monotonic() - begun < LIMITS.idle_timeout
+        still_serves(door)
+    assert recorder.messages == [b"still"]
+    assert recorder.refused == [Refusal("mllp", "127.0.0.9", "unknown address")]
+
+
+def test_a_sender_with_a_pin_never_speaks_in_clear(recorder: Recorder) -> None:
+    pinned = replace(LOCAL[0], certificate_sha256="a" * 64)
+    with opened(recorder, senders=(pinned,)) as door, sender(door) as connection:
+        with suppress(ConnectionError):
+            connection.sendall(frame(b"in clear"))
+        assert closed(connection)
+    assert recorder.messages == []
+    assert [refusal.reason for refusal in recorder.refused] == ["the senders of this address speak TLS only"]
+
+
+def test_a_scan_leaves_one_line_in_the_log(recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(recorder) as door:
+        for _ in range(200):
+            with from_address(door, "127.0.0.9") as stranger:
+                assert closed(stranger)
+    assert caplog.text.count("127.0.0.9") == 1
+    assert len(recorder.refused) == 1
+
+
+def test_one_address_leaves_a_place_to_others(recorder: Recorder) -> None:
+    other = SenderProfile("other", (ip_network("127.0.0.2"),))
+    with opened(recorder, senders=(*LOCAL, other), max_connections=8) as door, ExitStack() as held:
+        for _ in range(7):
+            connection = held.enter_context(sender(door))
+            connection.sendall(frame(b"in"))
+            assert receive(connection) == frame(b"ACK:in")
+        assert closed(held.enter_context(sender(door)))
+        second = held.enter_context(from_address(door, "127.0.0.2"))
+        second.sendall(frame(b"me too"))
+        assert receive(second) == frame(b"ACK:me too")
+    assert recorder.refused == [Refusal("mllp", "127.0.0.1", "too many connections")]
+
+
+def test_a_trace_that_hangs_does_not_hold_the_door_up(recorder: Recorder) -> None:
+    """The database may be locked for half a minute: the door goes on."""
+    release = threading.Event()
+    refusals = Refusals(
+        lambda _refusal: recorder.refused.append(_refusal) if release.wait(PATIENCE) else None
+    )
+    door = MllpDoor("127.0.0.1", 0, recorder, LOCAL, places=Places(5), refusals=refusals, limits=LIMITS)
+    refusals.start()
+    door.start()
+    with from_address(door, "127.0.0.9") as stranger:
+        assert closed(stranger)
+    still_serves(door)
+    assert recorder.refused == []
+    release.set()
     door.stop()
+    refusals.stop()
+    assert [refusal.address for refusal in recorder.refused] == ["127.0.0.9"]
+
+
+# --- the size of messages ---
+
+MIB_64 = 64 * 1024 * 1024
+
+
+def test_the_largest_message(recorder: Recorder) -> None:
+    recorder.answer = lambda message: b"%d" % len(message)
+    content = bytes(MIB_64 - 1)
+    with opened(recorder, max_message_bytes=MIB_64, message_timeout=60.0) as door, sender(door) as connection:
+        connection.settimeout(60)
+        connection.sendall(frame(content))
+        assert receive(connection) == frame(b"%d" % (MIB_64 - 1))
+        connection.sendall(frame(b"next"))
+        assert receive(connection) == frame(b"4")
+    assert recorder.refused == []
+
+
+def test_one_byte_more_than_the_largest_message(recorder: Recorder) -> None:
+    content = bytes(MIB_64 + 1)
+    with opened(recorder, max_message_bytes=MIB_64, message_timeout=60.0) as door:
+        with sender(door) as connection:
+            connection.settimeout(60)
+            with suppress(ConnectionError):
+                connection.sendall(frame(content))
+            assert closed(connection)
+        still_serves(door)
+    assert recorder.messages == [b"still"]
+    assert [refusal.reason for refusal in recorder.refused] == [f"a message of over {MIB_64} bytes"]

@@ -23,6 +23,7 @@ NAMES = (
     "dmp_server",
     "psc_server",
     "ans_server",
+    "ris_auth",
     "partner_auth",
     "partner_server",
     "list_signer",

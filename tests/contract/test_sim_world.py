@@ -82,6 +82,7 @@ def test_simulators_json_says_where_everything_is(world: World) -> None:
     assert found["appliance"] == {
         "dicom": {"host": "127.0.0.1", "port": world.ports["appliance_dicom"], "ae_title": "DRIMBOX"},
         "mllp": {"host": "127.0.0.1", "port": world.ports["appliance_mllp"]},
+        "mllp_tls": {"host": "127.0.0.1", "port": world.ports["appliance_mllp_tls"]},
         "public": f"https://127.0.0.1:{world.ports['appliance_public']}/dicom-web-rs",
         "internal": f"http://127.0.0.1:{world.ports['appliance_internal']}",
     }
@@ -114,7 +115,7 @@ def test_ports_are_a_fixed_table() -> None:
     assert assign_ports(20000) == {name: 20000 + offset for offset, name in enumerate(PORTS)}
     assert " ".join(PORTS) == (
         "dmp psc ans ans_crl betterstack control"
-        " appliance_dicom appliance_mllp appliance_public appliance_internal"
+        " appliance_dicom appliance_mllp appliance_public appliance_internal appliance_mllp_tls"
     )
     assert len(set(assign_ports(None).values())) == len(PORTS)
     for base in (80, 65530):
@@ -393,7 +394,7 @@ def test_main_says_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[s
     finally:
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
             signal.signal(number, handler)
-    assert capsys.readouterr().err == "drimbox simulate: the port base must lie between 1024 and 65526\n"
+    assert capsys.readouterr().err == "drimbox simulate: the port base must lie between 1024 and 65525\n"
 
 
 RUN = """

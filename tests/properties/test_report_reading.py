@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from dicom_store.paths import check_uid
 from drimbox.domain.cda import read_cda
-from drimbox.domain.hl7v2 import ExamOrder, MessageRefused, peek_header, read_message
-from drimbox.domain.hl7v2_grammar import ORDER_CONTROLS
+from drimbox.domain.hl7v2 import ExamOrder, MessageRefused, VisitConsent, peek_header, read_message
+from drimbox.domain.hl7v2_grammar import FEEDINGS, ORDER_CONTROLS, TOLERANCES
 from drimbox.domain.timestamp import InvalidTimestamp, parse_timestamp
 from drimbox.entrypoints.mllp import Deframer
-from fixtures.reports import frame, make_cda, make_mdm, make_omi, make_oru
+from fixtures.reports import frame, make_adt, make_cda, make_mdm, make_omi, make_oru
 
 NOW = datetime(2026, 9, 14, tzinfo=UTC)
 CDA = make_cda()
-MESSAGES = (make_oru(CDA), make_mdm(CDA), make_omi())
+MESSAGES = (make_oru(CDA), make_mdm(CDA), make_omi(), make_adt(feeding="IO"))
 contents = st.lists(st.binary(max_size=40).filter(lambda m: b"\x1c\r" not in m))
 
 
@@ -82,14 +82,18 @@ def test_a_damaged_message_is_read_or_refused_with_an_answer(
 ) -> None:
     damaged = mutated(message, changes)
     try:
-        read = read_message(damaged)
+        read = read_message(damaged, adt=True)
     except MessageRefused as refusal:
         if not refusal.header.is_acknowledgement:
             answer = refusal.answer(now=NOW, control_id="X")
             assert answer.startswith(b"MSH")
             assert peek_header(answer).is_acknowledgement
         return
-    if isinstance(read, ExamOrder):
+    assert {w.rule for w in read.warnings} <= set(TOLERANCES)
+    if isinstance(read, VisitConsent):
+        assert read.feeding in FEEDINGS
+        assert read.visit.extension or read.feeding != "IO"
+    elif isinstance(read, ExamOrder):
         assert read.control in ORDER_CONTROLS
         assert check_uid(read.study_instance_uid)
         assert read.accession.extension

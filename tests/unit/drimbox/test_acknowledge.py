@@ -9,7 +9,8 @@ import pytest
 from drimbox.domain.acknowledge import MessageHeader, MessageRefused, acknowledge
 from drimbox.domain.hl7v2 import peek_header, read_message
 from drimbox.domain.hl7v2_grammar import APPLICATION_CONDITIONS, ERROR_CONDITIONS
-from fixtures.reports import make_cda, make_mdm, make_omi, make_oru
+from drimbox.domain.hl7v2_syntax import split_message
+from fixtures.reports import ReportSpec, make_cda, make_mdm, make_omi, make_oru, replacement_of
 
 NOW = datetime(2026, 9, 14, 10, 15, 1, tzinfo=UTC)
 ORU = make_oru(make_cda())
@@ -126,6 +127,41 @@ def test_other_delimiters_are_used_in_the_answer() -> None:
     )
     assert ack.startswith(b"MSH#@*!%#DRIMBOX#")
     assert b"ACK@R01@ACK" in ack
+
+
+@pytest.mark.parametrize("mark", list("-._#:;,*"))
+def test_delimiters_that_our_own_words_hold(mark: str) -> None:
+    """`UNICODE UTF-8` and `2.5` hold characters that a sender may have taken as delimiters."""
+    message = f"MSH{mark}^~\\&{mark}A{mark}B{mark}C{mark}D{mark}{mark}{mark}ORU^R01{mark}RIS901{mark}T{mark}3"
+    header = peek_header(message.encode())
+    ack = acknowledge(header, code="AE", now=NOW, control_id="X", error=203, location="MSH^1^12", reason="no")
+    msh, msa, err = split_message(ack).segments
+    assert (msh.component(9), msh.component(18), msh.component(12)) == ("ACK", "UNICODE UTF-8", "3")
+    assert (msa.component(1), msa.component(2), err.component(3)) == ("AE", "RIS901", "203")
+
+
+def test_the_refusals_of_the_facts() -> None:
+    """The three negative answers of hl7-mss 1.11 B, down to ERR-2."""
+    spec = replacement_of(ReportSpec(), "1.2.250.1.999.7.9.2")
+    message = make_mdm(make_cda(spec), spec, order_control="RO", control_id="RIS-000140")
+    with pytest.raises(MessageRefused) as refused:
+        read_message(message.replace(b"|1.2.250.1.999.7.9.1||||AU", b"|||||AU"))
+    header = peek_header(message)
+    conflict = MessageRefused.of_report(header, "900", "the document to replace was replaced already")
+    for refusal, code, begin in (
+        (refused.value, "AE", "ERR||TXA^1^13|101^Required field missing^messageErrorCondition|E|"),
+        (
+            conflict,
+            "AE",
+            "ERR||TXA^1^13|207^Application error^messageErrorCondition|E|900^Version du document incorrecte "
+            "lors d'une demande de remplacement/suppression^applicationErrorCondition|",
+        ),
+        (MessageRefused.unavailable(header), "AR", "ERR|||207^Application error^messageErrorCondition|E||||"),
+    ):
+        msh, msa, err = refusal.answer(now=NOW, control_id="DBX-1").decode("utf-8").rstrip("\r").split("\r")
+        assert "|ACK^T10^ACK|DBX-1|T|2.6|||||FRA|UNICODE UTF-8" in msh
+        assert msa == f"MSA|{code}|RIS-000140"
+        assert err.startswith(begin.rstrip("|"))
 
 
 def test_an_acknowledgement_is_never_acknowledged() -> None:

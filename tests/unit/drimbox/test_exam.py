@@ -94,7 +94,7 @@ def test_a_complete_exam_is_wanted() -> None:
 
 
 # Somebody said on purpose that it must not be public: what is published is unpublished.
-WITHDRAWING = {"withdrawn", "report-withdrawn", "all-rejected", "not-for-dmp", "restricted"}
+WITHDRAWING = {"withdrawn", "report-withdrawn", "all-rejected", "not-for-dmp", "opposition", "restricted"}
 BROKEN = {
     "withdrawn": replace(FACTS, withdrawn=True),
     "report-withdrawn": replace(FACTS, reports=(), had_reports=True),
@@ -102,6 +102,8 @@ BROKEN = {
     "no-images": replace(FACTS, images=None, last_instance_at=None),
     "no-report": replace(FACTS, reports=()),
     "not-for-dmp": replace(FACTS, reports=(replace(SOURCE, destined_to_dmp=False),)),
+    "opposition": replace(FACTS, reports=(SOURCE, replace(SOURCE, opposed=True))),
+    "secret-connection": replace(FACTS, reports=(replace(SOURCE, flags=("CONNEXION_SECRETE",)),)),
     "restricted": with_report(confidentiality=Code("R", "2.16.840.1.113883.5.25")),
     "ins-missing": with_patient(ins=None),
     "ins-authority": with_patient(ins=Ins("279035121518989", "1.2.250.1.213.1.4.8")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from drimbox.domain.hl7v2 import ExamOrder, MessageRefused, read_message
@@ -63,7 +65,9 @@ def test_no_character_set_is_utf8() -> None:
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r\n\r\n"])
 def test_terminators(ending: bytes) -> None:
-    assert read(OMI.replace(b"\r", ending)) == read(OMI)
+    order = read(OMI.replace(b"\r", ending))
+    assert [w.rule for w in order.warnings] == ["terminator"]
+    assert replace(order, warnings=()) == read(OMI)
 
 
 @pytest.mark.parametrize("name", ["PV1", "TQ1", "OBX"])

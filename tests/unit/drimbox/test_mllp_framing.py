@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from drimbox.entrypoints.mllp import Deframer, FramingError
+from drimbox.entrypoints.mllp_framing import Deframer, FramingError
 from fixtures.reports import END, START, frame
 
 LIMIT = 1000
