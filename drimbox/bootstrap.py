@@ -8,6 +8,7 @@ import socket
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from ipaddress import ip_network
 
@@ -29,12 +30,14 @@ from drimbox.domain.vihf import VihfSettings
 from drimbox.domain.xds.publication import Publisher, XdsOptions
 from drimbox.flow.inbox_purge import InboxPurging
 from drimbox.flow.manifest import ManifestMaker
+from drimbox.flow.mesh import may_exchange
 from drimbox.flow.prepare import Preparing
 from drimbox.flow.publish import Publishing
 from drimbox.flow.receive_report import Reception
 from drimbox.flow.reconcile import Reconciling
 from drimbox.flow.send_receipts import SendingReceipts
 from drimbox.flow.settle import Settling
+from drimbox.membership import make_mesh
 from drimbox.settings import PolicySettings, SenderSettings, Settings
 
 
@@ -210,6 +213,7 @@ def make_publishing(foundation: Foundation) -> Publishing:
         node_name(),
         settings.lease,
         log.info,
+        partial(may_exchange, make_mesh(foundation.settings)),
     )
 
 

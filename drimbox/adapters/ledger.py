@@ -159,8 +159,10 @@ class SqlLedger:
         query = select(Submission).where(_LOT.study_instance_uid == study, _LOT.state.in_(sorted(OPEN)))
         return self._session.scalars(query.with_for_update()).all()
 
-    def claimable(self, now: datetime) -> Submission | None:
+    def claimable(self, now: datetime, *, publications: bool = True) -> Submission | None:
         """One submission that waits to be sent, looked up or identified; locked, others skip it.
+
+        `publications`: also lots that publish or replace; without them withdrawals are still sent.
 
         A lot is not sent while something arrived that it was not judged with: it may speak against it.
         """
@@ -168,6 +170,8 @@ class SqlLedger:
             _EXAM.study_instance_uid == _LOT.study_instance_uid, _EXAM.revision == _LOT.revision
         )
         sendable = (_LOT.state == SubmissionState.PREPARED) & judged
+        if not publications:
+            sendable &= _LOT.kind == "unpublish"
         waits = or_(sendable, _LOT.state == SubmissionState.DOUBTFUL)
         nameless = (_LOT.state == SubmissionState.REGISTERED) & _LOT.entry_uuid.is_(None)
         query = (

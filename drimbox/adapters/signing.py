@@ -96,6 +96,11 @@ def distinguished_name(name: x509.Name) -> str:
     return ", ".join(reversed(rdns))
 
 
+def load_certificate(path: Path) -> x509.Certificate:
+    """The first certificate of a PEM file. Raises `UnusableCredential`."""
+    return _read_certificates(path)[0]
+
+
 def load_signer(certificate: Path, key: Path, now: datetime) -> RsaSigner:
     """The ORG SIGN credential as a signer. Raises `UnusableCredential` with every fault."""
     faults = list(check_credential(certificate, key, CredentialKind.SIGNATURE, now))

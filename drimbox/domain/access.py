@@ -15,6 +15,12 @@ from drimbox.domain.lifecycle import SubmissionState as S
 
 # slug -> (HTTP status, what the caller reads)
 REFUSALS: Mapping[str, tuple[int, str]] = {
+    "not-in-whitelist": (503, "This DRIMBox is not in the ANS whitelist: it exchanges nothing for now."),
+    "whitelist-unknown": (
+        503,
+        "This DRIMBox has never obtained the ANS whitelist: it exchanges nothing yet.",
+    ),
+    "peer-not-member": (403, "Your certificate is not that of a member of the ANS whitelist."),
     "token-missing": (401, "Send Authorization: Bearer with a Pro Santé Connect access token."),
     "token-inactive": (401, "The token is not active: obtain a new one from Pro Santé Connect."),
     "psc-unavailable": (503, "Pro Santé Connect cannot be asked now: try again later."),

@@ -24,6 +24,7 @@ from drimbox.domain.xds.publication import FrozenLot
 from drimbox.domain.xds.withdrawal import FrozenWithdrawal
 from drimbox.entrypoints.bench_exams import ROOT, bring_exams, open_appliance
 from drimbox.entrypoints.demo_stage import StepFailed
+from drimbox.entrypoints.whitelist_keeping import make_keeping
 from drimbox.entrypoints.worker import Crew, worker_jobs
 from drimbox.flow.publish import DmpDoor
 
@@ -117,6 +118,7 @@ def bench_reconcile(directory: Path, count: int) -> dict[str, Any]:
 
 def _work(foundation: Foundation, count: int, watch: Stopwatch) -> float:
     """Seconds from the first look to the last entryUUID."""
+    make_keeping(foundation, "bench").refresh(force=True)  # nothing leaves before the first whitelist
     reconciling, publishing = make_reconciling(foundation), make_publishing(foundation)
     publishing = replace(publishing, dmp=TimedDmp(publishing.dmp, watch))
     crew = Crew(

@@ -26,6 +26,7 @@ from drimbox.entrypoints.exams_cli import exams_app
 from drimbox.entrypoints.kos_cli import kos_app
 from drimbox.entrypoints.metrics import status
 from drimbox.entrypoints.reports_cli import reports_app
+from drimbox.entrypoints.whitelist_cli import whitelist_app
 from drimbox.settings import ConfigurationError, Settings, load_settings
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.add_typer(exams_app, name="exams")
 app.add_typer(kos_app, name="kos")
 app.add_typer(archive_app, name="archive")
 app.add_typer(reports_app, name="reports")
+app.add_typer(whitelist_app, name="whitelist")
 app.command("status")(status)
 app.command("bench")(bench)
 

@@ -17,6 +17,7 @@ from drimbox.adapters.signing import CredentialKind, check_credential
 from drimbox.bootstrap import Foundation, lay_foundation, make_senders, utc_now
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.sender_check import sender_faults
+from drimbox.membership import own_name
 from drimbox.settings import ConfigurationError, SenderSettings, Settings, load_settings
 
 PLACES = (Path("drimbox.toml"), Path("/etc/drimbox/drimbox.toml"))
@@ -118,6 +119,7 @@ def check_configuration(path: Path) -> list[str]:
         return error.faults
     return [
         *_credential_faults(settings),
+        *_whitelist_faults(settings),
         *_storage_faults(settings),
         *_port_faults(settings),
         *sender_faults(make_senders(settings), settings.mllp.host, bool(settings.mllp.tls_port)),
@@ -125,7 +127,7 @@ def check_configuration(path: Path) -> list[str]:
 
 
 def _credential_faults(settings: Settings) -> Iterator[str]:
-    web, dmp, psc, mllp = settings.web, settings.dmp, settings.psc, settings.mllp
+    web, dmp, psc, mllp, room = settings.web, settings.dmp, settings.psc, settings.mllp, settings.whitelist
     credentials = (
         ("web.certificate", web.certificate, web.key, CredentialKind.SERVER),
         ("mllp.tls_certificate", mllp.tls_certificate, mllp.tls_key, CredentialKind.SERVER),
@@ -136,11 +138,24 @@ def _credential_faults(settings: Settings) -> Iterator[str]:
         ("mllp.tls_client_authority", mllp.tls_client_authority, None, CredentialKind.AUTHORITY),
         ("dmp.authority", dmp.authority, None, CredentialKind.AUTHORITY),
         ("psc.authority", psc.authority, None, CredentialKind.AUTHORITY),
+        ("whitelist.root", room.root, None, CredentialKind.AUTHORITY),
+        ("whitelist.intermediate", room.intermediate, None, CredentialKind.AUTHORITY),
+        ("whitelist.authority", room.authority, None, CredentialKind.AUTHORITY),
+        ("whitelist.esignsante_authority", room.esignsante_authority, None, CredentialKind.AUTHORITY),
+        ("whitelist.proof_certificate", room.proof_certificate, room.proof_key, CredentialKind.SIGNATURE),
     )
     for name, certificate, key, kind in credentials:
         if certificate is not None:
             for fault in check_credential(certificate, key, kind, utc_now()):
                 yield f"{name}: {fault}"
+
+
+def _whitelist_faults(settings: Settings) -> Iterator[str]:
+    """Our own name must be one that a list can hold, or the first list would interrupt us."""
+    try:
+        own_name(settings)
+    except ValueError as error:
+        yield f"whitelist.host: {error}"
 
 
 def _storage_faults(settings: Settings) -> Iterator[str]:

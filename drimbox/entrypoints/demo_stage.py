@@ -117,7 +117,9 @@ def start_appliance(stage: Stage) -> str:
         places.append((host, int(port)))
     for host, port in places:
         wait_for(lambda h=host, p=port: _listens(h, p), START_SECONDS, f"nothing listens on {host}:{port}")  # type: ignore[misc]
-    return f"DICOM {places[0][1]}, MLLP {places[1][1]}, public {doors['public']}"
+    url, authority = f"{doors['public']}/studies/1.2.3", stage.world["ca"]
+    wait_for(lambda: _exchanges(url, authority), START_SECONDS, "the whitelist does not name the appliance")
+    return f"DICOM {places[0][1]}, MLLP {places[1][1]}, public {doors['public']}; named by the whitelist"
 
 
 def wait_for(look: Callable[[], Found | None], seconds: float, otherwise: str) -> Found:
@@ -129,6 +131,11 @@ def wait_for(look: Callable[[], Found | None], seconds: float, otherwise: str) -
             return found
         time.sleep(0.1)
     raise StepFailed(f"{otherwise} after {seconds:.0f} s")
+
+
+def _exchanges(url: str, authority: str) -> bool | None:
+    """True once the public door asks for a token: before the first whitelist it refuses everybody (503)."""
+    return True if requests.get(url, verify=authority, timeout=10).status_code == 401 else None
 
 
 def _listens(host: str, port: int) -> bool | None:

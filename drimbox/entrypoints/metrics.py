@@ -17,6 +17,10 @@ from rich.table import Table
 from drimbox.bootstrap import Foundation, utc_now
 from drimbox.entrypoints.configuration import open_stores
 from drimbox.flow.counters import Count, Counters, count
+from drimbox.flow.exams import stamp
+from drimbox.membership import make_mesh
+from whitelist.decision import State, exchanges
+from whitelist.view import Snapshot
 
 
 class LedgerCollector(Collector):
@@ -37,6 +41,19 @@ class LedgerCollector(Collector):
         yield GaugeMetricFamily(
             "drimbox_queue_stopped", "1 while the queue stands still", int(counters.stopped is not None)
         )
+        yield from _whitelist(self._foundation)
+
+
+def _whitelist(foundation: Foundation) -> Iterable[Metric]:
+    """State (1 for the one that holds) and age of the whitelist; -1 = never had."""
+    snapshot, now = make_mesh(foundation.settings).current(), utc_now()
+    states = GaugeMetricFamily("drimbox_whitelist_state", "1 for the state that holds", labels=("state",))
+    for state in State:
+        states.add_metric((state.value,), int(state is snapshot.state))
+    yield states
+    success = snapshot.last_success
+    age = (now - success).total_seconds() if success else -1.0
+    yield GaugeMetricFamily("drimbox_whitelist_age_seconds", "Since the last list that was accepted", age)
 
 
 def _family(name: str, words: str, labels: tuple[str, str], counts: Iterable[Count]) -> Iterable[Metric]:
@@ -61,14 +78,24 @@ def status(
     config: Annotated[Path | None, typer.Option(help="Configuration file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """One screen: what waits, what went wrong, how old it is. Exit 1 while the queue stands still."""
+    """One screen: what waits, what went wrong, how old it is. Exit 1 while nothing can be sent."""
     with open_stores(config) as foundation:
         counters = count(foundation.transactions, utc_now())
+        snapshot = make_mesh(foundation.settings).current()
     if as_json:
-        typer.echo(json.dumps(counters.to_json()))
+        typer.echo(json.dumps(counters.to_json() | {"whitelist": snapshot.state.value}))
     else:
         _show(counters)
-    raise typer.Exit(1 if counters.stopped else 0)
+        _show_whitelist(snapshot)
+    raise typer.Exit(1 if counters.stopped or not exchanges(snapshot.state) else 0)
+
+
+def _show_whitelist(snapshot: Snapshot) -> None:
+    words = f"whitelist: {snapshot.state.value}"
+    words += f" since {stamp(snapshot.since)}" if snapshot.since else ""
+    if not exchanges(snapshot.state):
+        words = f"[bold red]{words}: nothing is published, partners are refused[/]"
+    Console().print(words)
 
 
 def _show(counters: Counters) -> None:

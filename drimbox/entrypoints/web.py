@@ -7,12 +7,14 @@ import signal
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
 from a2wsgi import WSGIMiddleware
+from cryptography import x509
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dicom_store.status import HttpRefusal
@@ -21,9 +23,14 @@ from drimbox.adapters.psc import PscUnavailable
 from drimbox.bootstrap import Foundation, make_psc, utc_now
 from drimbox.domain.access import RETRY_AFTER, Wish
 from drimbox.domain.errors import AccessRefused, Unavailable
+from drimbox.entrypoints.cors import Cors
 from drimbox.entrypoints.reports_http import make_reports_app
 from drimbox.entrypoints.supervisor import follow_supervisor
 from drimbox.flow.authorise import SharedManifests, authorise
+from drimbox.flow.mesh import check_partner
+from drimbox.membership import make_mesh
+from whitelist.decision import origins
+from whitelist.names import subject_text
 
 log = structlog.get_logger(__name__)
 
@@ -49,10 +56,11 @@ class _Server(uvicorn.Server):
         yield
 
 
-def make_public_app(foundation: Foundation) -> WadoRs:
+def make_public_app(foundation: Foundation) -> Cors:
     """The ASGI application of the public listener."""
     psc = make_psc(foundation.settings)
     manifests = SharedManifests(foundation.documents)
+    mesh, rule = make_mesh(foundation.settings), foundation.settings.whitelist.peers
 
     def retrieve(request: WadoRequest) -> Sequence[Any]:
         wish = Wish(request.study, request.series, request.sop, request.authorization, request.kos)
@@ -66,6 +74,7 @@ def make_public_app(foundation: Foundation) -> WadoRs:
                 now=utc_now(),
                 peer=request.client,
                 log=log.warning,
+                admit=partial(check_partner, mesh, _subject(request.peer_certificate), rule, log.warning),
             )
         except AccessRefused as refusal:
             raise _http(refusal) from refusal
@@ -76,7 +85,13 @@ def make_public_app(foundation: Foundation) -> WadoRs:
             ) from error
 
     base = urlsplit(foundation.settings.web.public_url).path
-    return WadoRs(base, retrieve, foundation.archive.read, foundation.settings.web.max_streams)
+    images = WadoRs(base, retrieve, foundation.archive.read, foundation.settings.web.max_streams)
+    return Cors(images, lambda: origins(mesh.current().trusted))
+
+
+def _subject(certificate: bytes | None) -> str | None:
+    """Of the partner's TLS certificate, which was checked at the handshake; None without one."""
+    return None if certificate is None else subject_text(x509.load_der_x509_certificate(certificate))
 
 
 def _http(refusal: AccessRefused) -> HttpRefusal:

@@ -31,10 +31,12 @@ from drimbox.bootstrap import (
 )
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.supervisor import follow_supervisor
+from drimbox.entrypoints.whitelist_keeping import make_keeping
 
 log = structlog.get_logger(__name__)
 
 Job = Callable[[], int]
+WHITELIST_LOOK = 20  # seconds between two looks at whether a retrieval is due
 PURGE_AFTER_START, PURGE_JITTER = (
     timedelta(minutes=10),
     3600,
@@ -63,7 +65,19 @@ def run_worker(foundation: Foundation) -> None:
             args=("inbox_purged", purging.purge_due),
             days=1,
             jitter=PURGE_JITTER,
+            misfire_grace_time=None,
             next_run_time=utc_now() + PURGE_AFTER_START,
+        )
+        keeping = make_keeping(foundation, f"worker:{node_name()}")
+        scheduler.add_job(
+            _count,
+            "interval",
+            args=("whitelist_retrieved", keeping.run_due),
+            seconds=WHITELIST_LOOK,
+            next_run_time=utc_now(),
+            misfire_grace_time=None,  # late is better than not
+            max_instances=1,
+            coalesce=True,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: scheduler.shutdown(wait=False))

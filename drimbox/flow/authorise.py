@@ -84,13 +84,15 @@ def authorise(
     now: datetime,
     peer: str,
     log: Callable[..., object],
+    admit: Callable[[], None],
 ) -> Sequence[Any]:
     """Where the instances lie that the partner may have, in order.
 
-    Raises `AccessRefused` (traced) and `errors.Unavailable`. Order of the checks: who (401, 503), which
-    manifest (400, 404, 410), which instances (404).
+    Raises `AccessRefused` (traced) and `errors.Unavailable`. Order of the checks: the mesh (`admit`: 503, 403), who
+    (401, 503), which manifest (400, 404, 410), which instances (404).
     """
     try:
+        admit()
         subject = _check_token(introspection, unavailable, wish, now, log)
         kos = manifest_uid(wish.kos)
         with transactions.reading() as transaction:

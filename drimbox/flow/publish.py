@@ -50,7 +50,10 @@ class _Claim:
 
 @dataclass(frozen=True, slots=True)
 class Publishing:
-    """The parts that publishing needs. `lease` in seconds."""
+    """The parts that publishing needs. `lease` in seconds.
+
+    `may_publish`: False while the whitelist interrupts us; manifests then wait, withdrawals and look-ups go on.
+    """
 
     transactions: Transactions
     documents: Documents
@@ -60,6 +63,7 @@ class Publishing:
     node: str
     lease: float
     log: Callable[..., Any]
+    may_publish: Callable[[], bool]
 
     def run_due(self) -> int:
         """Work until nothing is due; returns how many exchanges there were."""
@@ -99,12 +103,12 @@ class Publishing:
     def _is_claimable(self) -> bool:
         """A look that takes no lock: idle publishers hold up no door."""
         with self.transactions.reading() as transaction:
-            return transaction.ledger.claimable(self.clock()) is not None
+            return transaction.ledger.claimable(self.clock(), publications=self.may_publish()) is not None
 
     def _claim(self) -> _Claim | None:
         now = self.clock()
         with self.transactions.writing() as transaction:
-            submission = transaction.ledger.claimable(now)
+            submission = transaction.ledger.claimable(now, publications=self.may_publish())
             if submission is None or not self._may_pass(transaction, now):
                 return None
             if submission.state == SubmissionState.PREPARED:

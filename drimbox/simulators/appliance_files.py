@@ -111,6 +111,7 @@ def _rooms(data: Path, ports: Mapping[str, int], pki: Pki) -> dict[str, dict[str
             "client_key": pki.key("appliance_auth"),
             "cache": 2,
         },
+        "whitelist": _whitelist(urls, pki),
     }
 
 
@@ -124,6 +125,21 @@ def _mllp(ports: Mapping[str, int], pki: Pki) -> dict[str, Any]:
         "tls_certificate": pki.path("appliance_server"),
         "tls_key": pki.key("appliance_server"),
         "tls_client_authority": pki.authority,
+    }
+
+
+def _whitelist(urls: Mapping[str, str], pki: Pki) -> dict[str, Any]:
+    return {
+        "url": urls["ans"] + LIST_PATH,
+        "authority": pki.authority,
+        "environment": "test",
+        "root": pki.path("root"),
+        "intermediate": pki.path("aci"),
+        "root_crl_url": urls["ans_crl"] + "/CRL/root.crl",
+        "intermediate_crl_url": urls["ans_crl"] + "/CRL/aci.crl",
+        "host": _name(pki.certificate("appliance_server"), NameOID.COMMON_NAME),
+        "proof_certificate": pki.path("appliance_sign"),
+        "proof_key": pki.key("appliance_sign"),
     }
 
 

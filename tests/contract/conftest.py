@@ -74,6 +74,7 @@ class Box:
     def __init__(self, root: Path) -> None:
         self.now = datetime(2026, 10, 1, 12, 0, tzinfo=UTC)
         self.count = 0
+        self.in_the_mesh = True
         self.database = Database(f"sqlite:///{root / 'drimbox.sqlite'}")
         self.database.migrate()
         self.archive = Archive(root / "images", 0)
@@ -96,8 +97,9 @@ class Box:
     def publisher(self, node: str, dmp: Any = None) -> Publishing:
         settling = Settling(self.documents, RetryPolicy(10, 100), f"worker:{node}", lambda: 0.0, self.say)
         return Publishing(
-            self.transactions, self.documents, dmp or self.dmp, settling, lambda: self.now, node, 60, self.say
-        )
+            self.transactions, self.documents, dmp or self.dmp, settling, lambda: self.now, node, 60, self.say,
+            lambda: self.in_the_mesh,
+        )  # fmt: skip
 
     def maker(self, root: Path) -> ManifestMaker:
         leaf = LEAF

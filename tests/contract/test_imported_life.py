@@ -97,7 +97,8 @@ class Box:
         )  # fmt: skip
         settling = Settling(self.documents, RetryPolicy(10, 100), "worker:test", lambda: 0.0, self.fail)
         self.publishing = Publishing(
-            self.transactions, self.documents, self.dmp, settling, lambda: self.now, "node", 60, lambda *_, **__: None
+            self.transactions, self.documents, self.dmp, settling, lambda: self.now, "node", 60, lambda *_, **__: None,
+            lambda: True,
         )  # fmt: skip
         self.importing = Importing(
             self.transactions, self.documents, lambda: self.now, self.new_id, "Europe/Paris", "1999999999",

@@ -212,6 +212,13 @@ root = "data"
 url = "sqlite:///data/x.sqlite"
 [mllp]
 senders = []
+[whitelist]
+url = "https://liste.example.fr/liste.xml"
+environment = "test"
+root = "r"
+intermediate = "i"
+root_crl_url = "http://crl.example.fr/r"
+intermediate_crl_url = "http://crl.example.fr/i"
 [dicom]
 ae_title = "DRIMBOX"
 calling_ae_titles = []

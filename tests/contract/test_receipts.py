@@ -649,7 +649,15 @@ class Box(Node):
         )
         settling = Settling(documents, RetryPolicy(10, 100), "worker:a", lambda: 0.0, self.say)
         self.publishing = Publishing(
-            self.transactions, documents, self.dmp, settling, lambda: self.now, "a", 60, self.say
+            self.transactions,
+            documents,
+            self.dmp,
+            settling,
+            lambda: self.now,
+            "a",
+            60,
+            self.say,
+            lambda: True,
         )
 
     def maker(self, root: Path) -> ManifestMaker:

@@ -40,6 +40,13 @@ ae_title = "DRIMBOX"
 calling_ae_titles = []
 [mllp]
 senders = {senders}
+[whitelist]
+url = "https://liste.example.fr/liste.xml"
+environment = "test"
+root = "r"
+intermediate = "i"
+root_crl_url = "http://crl.example.fr/r"
+intermediate_crl_url = "http://crl.example.fr/i"
 [web]
 public_url = "https://db.example.fr/dicom-web-rs"
 certificate = "x"

@@ -330,7 +330,9 @@ class Inside:
         made = make_publishing(self.foundation)
         door = dmp or replace(made.dmp, clock=self.clock)
         settling = replace(made.settling, chance=lambda: 0.0)
-        self.publishing = replace(made, clock=self.clock, dmp=door, settling=settling)
+        self.publishing = replace(
+            made, clock=self.clock, dmp=door, settling=settling, may_publish=lambda: True
+        )
         self.publishing.expire_leases_of_this_node()
 
     def close(self) -> None:

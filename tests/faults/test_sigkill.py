@@ -338,6 +338,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     config.write_text(text, "utf-8")
     world.start("serve")
     wait_for(lambda: listens(public_port(world)), "the public door")
+    wait_for(lambda: asks_for_a_token(world), "the first whitelist")
     yield world
     world.stop()
     said = (tmp_path / "serve.log").read_text("utf-8", "replace").splitlines()
@@ -361,6 +362,12 @@ def free_range(count: int) -> int:
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def asks_for_a_token(world: World) -> bool:
+    """The appliance exchanges: before it has its first whitelist it refuses everybody (503)."""
+    url = f"{world.description['appliance']['public']}/studies/1.2.3"
+    return requests.get(url, verify=world.description["ca"], timeout=10).status_code == 401
 
 
 def public_port(world: World) -> int:

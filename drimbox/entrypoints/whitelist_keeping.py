@@ -1,0 +1,179 @@
+"""The keeper of the whitelist with what the product adds: proofs on disk, changes of state in the trace, alerts."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import structlog
+from cryptography import x509
+
+from drimbox.adapters.signing import UnusableCredential, load_signer
+from drimbox.bootstrap import Foundation, utc_now
+from drimbox.entrypoints.second_opinion import SecondOpinion, make_second_opinion
+from drimbox.flow.mesh import note_change
+from drimbox.membership import make_anchors, own_name, whitelist_directory
+from drimbox.settings import WhitelistSettings
+from whitelist import trust
+from whitelist.attempt import Refreshed
+from whitelist.cache import Cache
+from whitelist.chain import Anchors, Crls
+from whitelist.crl_store import MAX_CRL_BYTES, CrlStore, Which
+from whitelist.decision import State
+from whitelist.durable import make_directory, write_durably
+from whitelist.fetch import Fetcher
+from whitelist.keeper import Keeper
+from whitelist.proof import build_proof
+from whitelist.proof_rules import Evidence
+from whitelist.xades_signer import ProofRefused
+
+PROOF_DAYS = 90  # and the first of each month (trust-and-identity 4.6)
+_LEVELS = {"none": "info", "warning": "warning", "error": "error", "critical": "critical"}  # decision.Alert
+THEIRS = ".esignsante.xml"
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One retrieval or import, and the proof of its verification (None: nothing was examined, or no certificate)."""
+
+    refreshed: Refreshed
+    proof: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """The keeper of this installation. `directory`: what it keeps; `opinion`: of a configured eSignSanté."""
+
+    keeper: Keeper
+    crls: CrlStore
+    anchors: Anchors
+    room: WhitelistSettings
+    directory: Path
+    clock: Callable[[], datetime]
+    opinion: SecondOpinion | None
+
+    def run_due(self) -> int:
+        """Retrieve when it is time; how many retrievals were tried (0 or 1)."""
+        if self.keeper.due_at() > self.clock():
+            return 0
+        return int(self.refresh().refreshed.outcome is not None)
+
+    def refresh(self, *, force: bool = False) -> Done:
+        """Retrieve and verify, now with `force`."""
+        return self._proved(self.keeper.refresh(force))
+
+    def import_file(self, path: Path) -> Done:
+        """Verify and accept a list that was brought by hand."""
+        return self._proved(self.keeper.import_file(path))
+
+    def _proved(self, refreshed: Refreshed) -> Done:
+        report, candidate = refreshed.report, refreshed.candidate
+        if report is None or candidate is None or self.room.proof_certificate is None:
+            return Done(refreshed, None)
+        try:
+            path = self._keep(self.prove(candidate, report), report)
+        except (ProofRefused, UnusableCredential, OSError, ValueError) as error:
+            log.error("whitelist_proof_missing", reason=str(error))  # noqa: TRY400 the list is verified all the same
+            return Done(refreshed, None)
+        return Done(refreshed, path)
+
+    def prove(self, candidate: bytes, report: trust.Report) -> bytes:
+        """The signed proof of one verification. Raises `ProofRefused`, `UnusableCredential`, ValueError."""
+        now = self.clock()
+        certificate, key = self.room.proof_certificate, self.room.proof_key
+        if certificate is None or key is None:
+            raise ProofRefused(["whitelist.proof_certificate is not set"])
+        return build_proof(
+            candidate,
+            report,
+            self.evidence(report),
+            load_signer(certificate, key, now),
+            proof_id=str(uuid.uuid4()),
+            now=now,
+            version=version("drimbox"),
+        )
+
+    def evidence(self, report: trust.Report) -> Evidence:
+        """What the verification used: the signer, the pinned authorities, the CRLs kept."""
+        return Evidence(
+            report.signer, (self.anchors.intermediate, self.anchors.root), held(self.crls.current())
+        )
+
+    def proof_of(self, sha256: str) -> tuple[bytes | None, bytes | None]:
+        """The newest proof of a list, ours and that of eSignSanté, where they are kept."""
+        kept = sorted((self.directory / "proofs").glob(f"*-{sha256[:16]}.xml"))
+        if not kept:
+            return None, None
+        theirs = kept[-1].with_suffix(THEIRS)
+        return kept[-1].read_bytes(), theirs.read_bytes() if theirs.is_file() else None
+
+    def _keep(self, proof: bytes, report: trust.Report) -> Path:
+        proofs = self.directory / "proofs"
+        make_directory(proofs)
+        path = proofs / f"{report.at:%Y%m%dT%H%M%SZ}-{report.sha256[:16]}.xml"
+        write_durably(path, proof)
+        theirs = self.opinion.proofs.pop(report.sha256, None) if self.opinion else None
+        if theirs is not None:
+            write_durably(path.with_suffix(THEIRS), theirs)
+        self._prune(proofs)
+        return path
+
+    def _prune(self, proofs: Path) -> None:
+        """Proofs older than `PROOF_DAYS` go, but for the first of each month."""
+        before = f"{self.clock() - timedelta(days=PROOF_DAYS):%Y%m%d}"
+        months: set[str] = set()
+        for path in sorted(proofs.glob("*[!e].xml")):
+            month = path.name[:6]
+            if path.name[:8] < before and month in months:
+                path.with_suffix(THEIRS).unlink(missing_ok=True)
+                path.unlink()
+            months.add(month)
+
+
+def _say(event: str, **fields: Any) -> None:
+    """The keeper's words, as loud as its alert."""
+    level = _LEVELS.get(str(fields.get("status")), "warning" if fields.get("code") else "info")
+    getattr(log, level)(event, **fields)
+
+
+def held(crls: Crls) -> tuple[x509.CertificateRevocationList, ...]:
+    """The CRLs that there are."""
+    return tuple(crl for crl in (crls.of_intermediate, crls.of_root) if crl is not None)
+
+
+def make_keeping(foundation: Foundation, actor: str) -> Keeping:
+    """The keeper of this installation; `actor` is named in the trace. Raises `UnusableCredential`."""
+    settings, room = foundation.settings, foundation.settings.whitelist
+    directory, anchors = whitelist_directory(settings), make_anchors(room)
+    opinion = make_second_opinion(room)
+    examine = opinion.examine if opinion else trust.examine
+    urls: dict[Which, str] = {"intermediate": room.intermediate_crl_url, "root": room.root_crl_url}
+    source = Fetcher(room.connect_timeout, room.answer_timeout, MAX_CRL_BYTES, room.authority)
+    crls = CrlStore(directory / "crls", urls, anchors, source, utc_now, random.random)
+
+    def on_change(before: State, after: State, report: trust.Report | None) -> None:
+        why = "; ".join(f"step {step.number}: {step.why}" for step in report.failed) if report else ""
+        detail: dict[str, Any] = {"sha256": report.sha256} if report else {}
+        note_change(foundation.transactions, utc_now, actor, before, after, why, **detail)
+
+    keeper = Keeper(
+        url=room.url,
+        fetch=Fetcher(room.connect_timeout, room.answer_timeout, authority=room.authority),
+        crls=crls,
+        cache=Cache(directory, examine=examine, keep_days=room.keep_days),
+        anchors=anchors,
+        own=own_name(settings),
+        clock=utc_now,
+        chance=random.random,
+        log=_say,
+        on_change=on_change,
+        examine=examine,
+    )
+    return Keeping(keeper, crls, anchors, room, directory, utc_now, opinion)
