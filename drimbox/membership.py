@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from drimbox.adapters.signing import load_certificate
-from drimbox.settings import Settings, WhitelistSettings
+from drimbox.settings import ConfigurationError, Settings, WhitelistSettings
 from whitelist.chain import Anchors
 from whitelist.decision import OwnName
 from whitelist.view import View
@@ -25,9 +25,12 @@ def whitelist_directory(settings: Settings) -> Path:
 
 
 def own_name(settings: Settings) -> OwnName:
-    """How the whitelist names us."""
+    """How the whitelist names us. Raises `ConfigurationError` for a host that no list could name."""
     room = settings.whitelist
-    return OwnName(room.host or urlsplit(settings.web.public_url).hostname or "", room.subject)
+    try:
+        return OwnName(room.host or urlsplit(settings.web.public_url).hostname or "", room.subject)
+    except ValueError as error:
+        raise ConfigurationError([f"whitelist.host: {error}"]) from error
 
 
 def make_anchors(room: WhitelistSettings) -> Anchors:

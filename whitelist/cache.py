@@ -26,6 +26,7 @@ from whitelist.record import Kept, from_json, to_json
 
 MAX_STATE_BYTES = 64 * 1024
 MAX_REPORT_BYTES = 1024 * 1024
+TRIED = 20  # archived lists that are verified in search of one to fall back on: each costs time
 ALWAYS_KEPT = 5  # lists, however old: a clock that jumps ahead must not empty the archive
 _NAME = re.compile(r"(\d{8}T\d{6}\.\d{6}Z)-([0-9a-f]{16})\.xml")
 _TIME = "%Y%m%dT%H%M%S.%fZ"
@@ -110,7 +111,7 @@ class Cache:
         names = self._names()
         if kept is None and not warnings and not names:
             return None
-        if kept is not None and kept.list_file is None:
+        if kept is not None and kept.list_file is None and not names:
             return Loaded(kept)
         if kept is not None and kept.list_file is not None:
             found = self._verified(kept.list_file, anchors)
@@ -165,7 +166,7 @@ class Cache:
             return from_json(read_bounded(self._state_file, MAX_STATE_BYTES)), []
         except FileNotFoundError:
             return None, []
-        except (OSError, Oversized, ValueError) as error:
+        except (OSError, Oversized, ValueError, RecursionError) as error:
             return None, [f"the state cannot be read: {_words(error)}"]
 
     def _names(self) -> list[str]:
@@ -194,9 +195,9 @@ class Cache:
     def _fallen_back(
         self, kept: Kept | None, names: list[str], anchors: Anchors, warnings: list[str]
     ) -> Loaded:
-        if kept is None and names and not warnings:
-            warnings.append("the state is missing though lists are archived")
-        for name in names:
+        if names and not warnings:
+            warnings.append("the state is missing, or names no list, though lists are archived")
+        for name in names[:TRIED]:
             found = self._verified(name, anchors)
             if isinstance(found, _Archived):
                 warnings.append(f"the archived list {name} is used")
@@ -213,13 +214,12 @@ class Cache:
 def _on(found: _Archived, kept: Kept | None) -> Kept:
     """The state on an older list; the floor of step 12 stays that of the list in force, where it is known."""
     on = {"list_file": found.name, "sha256": found.sha256, "accepted_at": found.at}
-    if kept is None:
+    if kept is None or kept.state is State.NEVER:
         generated = found.report.trusted.generated_at if found.report.trusted else None
         state = State.STALE if found.named else State.ABSENT
-        return Kept(
-            state, since=found.at, last_success=found.at, signed_at=found.report.signed_at, generated_at=generated,
-            **on,  # type: ignore[arg-type]
-        )  # fmt: skip
+        floor = {"signed_at": found.report.signed_at, "generated_at": generated}
+        made = replace(kept or Kept(), state=state, since=found.at, last_success=found.at)
+        return replace(_without_list(made), **on, **floor)  # type: ignore[arg-type]
     fallen = replace(kept, state=State.STALE, since=None) if kept.state is State.CURRENT else kept
     return replace(_without_list(fallen), **on)  # type: ignore[arg-type]
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 
+class Untold(Exception):
+    """The listener of changes could not take one now; it is told again at the next retrieval."""
+
+
 class Unusable(Exception):
     """`code`: a stable slug for machines; `reason`: a sentence for people, without secrets."""
 

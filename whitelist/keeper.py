@@ -49,7 +49,8 @@ class Keeper:
 
     `clock`: aware now; `chance`: a number in [0, 1) per call; `log(event, **fields)`: outcome, state, code, reason,
     status (the alert), until; `on_change(before, after, report)`: each change of state, once it is durable, and
-    again at the next retrieval if it raised; its `report` is None when no document was examined.
+    again at the next retrieval if it raised (`Untold` spoils nothing else); its `report` is None when no document
+    was examined.
     """
 
     url: str
@@ -126,7 +127,13 @@ class Keeper:
     def _load(self) -> Loaded:
         loaded = self.cache.load(self.anchors) or Loaded(Kept())
         recorded = self._ready(loaded.recorded) if loaded.recorded else None
-        return replace(loaded, kept=self._ready(loaded.kept), recorded=recorded)
+        return replace(loaded, kept=self._ours(self._ready(loaded.kept), loaded), recorded=recorded)
+
+    def _ours(self, kept: Kept, loaded: Loaded) -> Kept:
+        """An absence was verified of the host that we were: corrected since, the list in force may name us."""
+        other = kept.state is State.ABSENT and kept.own_host != self.own.host
+        named = other and loaded.trusted is not None and naming(loaded.trusted, self.own).named
+        return replace(kept, state=State.STALE, since=None) if named else kept
 
     def _ready(self, kept: Kept) -> Kept:
         return configured(remembering(kept, self._settling.unsaved), self.url, self.chance)

@@ -137,7 +137,9 @@ def alert_of(kept: Kept, now: datetime) -> Alert:
 def alarmed(kept: Kept, now: datetime) -> tuple[Kept, bool]:
     """The alert now, and whether it is to be told: once per change, then once a day (3.6)."""
     level = alert_of(kept, now)
-    again = level is not Alert.NONE and (kept.alerted_at is None or now - kept.alerted_at >= REMINDER)
+    told = kept.alerted_at
+    # told in the future: the clock was wrong
+    again = level is not Alert.NONE and (told is None or told > now or now - told >= REMINDER)
     if level is kept.alert and not again:
         return kept, False
     return replace(kept, alert=level, alerted_at=now), True

@@ -14,6 +14,7 @@ from whitelist import trust
 from whitelist.attempt import Attempt, NotArchived, Refreshed, archived_step, outcome_of, validators
 from whitelist.cache import Cache, Loaded
 from whitelist.decision import Outcome, OwnName, State, after
+from whitelist.errors import Untold
 from whitelist.progress import Accepted, ArchivedList, accepted, alarmed, failed
 from whitelist.record import Failure, Kept
 
@@ -117,9 +118,11 @@ class Settling:
         """Tell the change; only then note that it was told, so that none is lost."""
         self._said(kept, done, loud)
         if kept.told is not done.state_after:
-            self.on_change(kept.told, done.state_after, done.report)
             try:
+                self.on_change(kept.told, done.state_after, done.report)
                 self.cache.save(replace(kept, told=done.state_after))
+            except Untold as error:  # told again next time
+                self.log("whitelist_change_not_told", reason=str(error))
             except OSError as error:  # told again next time
                 self.log("whitelist_state_not_saved", reason=str(error.strerror))
         return done

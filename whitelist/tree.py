@@ -15,6 +15,7 @@ from lxml import etree
 MAX_OCTETS = 10 * 1024 * 1024
 MAX_NAMESPACE_DECLARATIONS = 16  # inclusive canonicalization walks them all, squared, for every element
 MAX_ATTRIBUTES = 64  # per element; canonicalization sorts them by insertion
+MAX_TAGS = 400_000  # a list of 10 MiB has 300 000; a tree costs a hundred times the octets of `<a/>`
 MAX_DEPTH = 24  # a signed list has 10 levels
 ENCODINGS = frozenset({"UTF-8", "US-ASCII", "ASCII", "ISO-8859-1"})  # ASCII stays ASCII: markup cannot hide
 ID_ATTRIBUTES = ("Id", "ID", "id", "{http://www.w3.org/XML/1998/namespace}id")
@@ -129,6 +130,9 @@ def _check_octets(octets: bytes) -> None:
     declarations = octets.count(b"xmlns")
     if declarations > MAX_NAMESPACE_DECLARATIONS:
         raise NotXml(f"{declarations} namespace declarations, at most {MAX_NAMESPACE_DECLARATIONS} are read")
+    tags = octets.count(b"<")
+    if tags > MAX_TAGS:
+        raise NotXml(f"{tags} tags, at most {MAX_TAGS} are read")
     encoding = _declared_encoding(octets)
     if encoding not in ENCODINGS:
         raise NotXml(f"the encoding {encoding!r} is refused")

@@ -49,6 +49,7 @@ class Previous:
 # Steps without which nothing is accepted, whatever the form and even when an archive is loaded again.
 _INDISPENSABLE = frozenset({2, 3, 4, 5, 6, 8, 9, 10, 13})
 _GOOD = frozenset({Held.HELD, Held.WARNED})
+MAX_WORDS = 2000  # characters of one step's `why`: a file may quote itself at length
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ def _judged(row: Row, case: Case) -> Step:
     try:
         finding = row.judge(case)
     except Unjudged as lack:
-        return Step(row.number, row.title, Held.SKIPPED, str(lack))
+        return _step(row, Held.SKIPPED, str(lack))
     outcomes = (
         (Held.FAILED, finding.faults),
         (Held.SKIPPED, [finding.unjudged] if finding.unjudged else []),
@@ -151,8 +152,14 @@ def _judged(row: Row, case: Case) -> Step:
     )
     for outcome, sentences in outcomes:
         if sentences:
-            return Step(row.number, row.title, outcome, "; ".join(sentences))
-    return Step(row.number, row.title, Held.HELD, "; ".join(finding.notes))
+            return _step(row, outcome, "; ".join(sentences))
+    return _step(row, Held.HELD, "; ".join(finding.notes))
+
+
+def _step(row: Row, outcome: Held, why: str) -> Step:
+    """What a file says of itself is repeated shortly and without control characters: logs and screens show it."""
+    short = why if len(why) <= MAX_WORDS else f"{why[:MAX_WORDS]}…"
+    return Step(row.number, row.title, outcome, "".join(c if c.isprintable() else "?" for c in short))
 
 
 def _iso(instant: datetime | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,7 +40,8 @@ def _now() -> datetime:
 class View:
     """Reads what a keeper of another process wrote under `directory`.
 
-    The list is verified again when `state.json` changed; in between a call costs a `stat` a second.
+    The list is verified again when `state.json` changed; in between a call costs a `stat` a second. One caller
+    looks, the others go on with what is known. A list once seen serves on while the disk yields none (W8).
     """
 
     def __init__(
@@ -73,17 +74,30 @@ class View:
 
     def loaded(self) -> Loaded | None:
         """Everything that `current` is made of."""
-        with self._lock:
-            instant = self._monotonic()
-            if self._looked is None or instant - self._looked >= RECHECK:
-                self._look(instant)
-            return self._loaded
+        if self._lock.acquire(blocking=self._looked is None):
+            try:
+                instant = self._monotonic()
+                if self._looked is None or instant - self._looked >= RECHECK:
+                    self._look(instant)
+            finally:
+                self._lock.release()
+        return self._loaded
 
     def _look(self, instant: float) -> None:
         stamp = self._cache.stamp()  # before reading: a change in between is seen at the next look
         damaged = self._loaded is None or not self._loaded.intact
         again = damaged and instant - self._read >= RELOAD_DAMAGED
         if self._looked is None or stamp != self._stamp or again:
-            self._loaded = self._cache.load(self._anchors)
+            self._loaded = _without_loss(self._cache.load(self._anchors), self._loaded)
             self._stamp, self._read = stamp, instant
         self._looked = instant
+
+
+def _without_loss(found: Loaded | None, known: Loaded | None) -> Loaded | None:
+    """What was found; the list in memory, which was verified, when a disk that cannot be read yields none."""
+    usable = found is not None and (found.trusted is not None or found.kept.state is State.ABSENT)
+    if usable or known is None or known.trusted is None:
+        return found
+    lost = (*(found.warnings if found else ()), "the disk yields no list: the one in memory is used")
+    state = State.STALE if known.kept.state is State.CURRENT else known.kept.state
+    return replace(known, kept=replace(known.kept, state=state), intact=False, warnings=lost)

@@ -5,7 +5,8 @@ Queries flush, never commit. Work is claimed with `FOR UPDATE SKIP LOCKED` where
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -48,6 +49,18 @@ class SqlLedger:
     def flush(self) -> None:
         """Send what is pending, so that a broken constraint shows now."""
         self._session.flush()
+
+    def take_turns(self, names: Iterable[str]) -> None:
+        """Wait for those who hold one of these names, and hold them until the transaction ends.
+
+        For what has no row to lock yet. SQLite has one writer at a time: nothing to wait for.
+        """
+        if self._session.get_bind().dialect.name != "postgresql":
+            return
+        digests = {hashlib.sha256(name.encode("utf-8")).digest()[:8] for name in names}
+        for digest in sorted(digests):  # one order for all: nobody waits for each other
+            key = int.from_bytes(digest, signed=True)
+            self._session.execute(select(func.pg_advisory_xact_lock(key)))
 
     def exam(self, study: str, *, lock: bool = False) -> Exam | None:
         """One exam; `lock` keeps others from changing it until the transaction ends."""

@@ -89,8 +89,8 @@ class Segment:
         return self.fields[number] if 0 < number < len(self.fields) else b""
 
     def text(self, number: int) -> str:
-        """Field `number` decoded, delimiters and escapes as written."""
-        return self.raw(number).decode(self.encoding, "replace").strip()
+        """Field `number` decoded, delimiters and escapes as written; NUL, which pads fields, is a blank."""
+        return self.raw(number).decode(self.encoding, "replace").replace("\0", " ").strip()
 
     def repetitions(self, number: int) -> tuple[Field, ...]:
         """The repetitions of a field that are not empty."""
@@ -127,7 +127,7 @@ class Field:
         parts = self.content.split(self.delimiters.component, MAX_COMPONENTS)
         if number > len(parts):
             return ""
-        return self.delimiters.reveal(parts[number - 1][:MAX_CHARACTERS]).strip()
+        return self.delimiters.reveal(parts[number - 1][:MAX_CHARACTERS]).replace("\0", " ").strip()
 
     def authority(self, number: int) -> tuple[str, str]:
         """An HD component as (namespace, OID); a bare OID in its first part is the OID (hl7-mss 1.4)."""

@@ -24,6 +24,7 @@ class Remedy:
 TAKEN = Remedy("nothing", "nothing: the message was taken")
 TAKEN_SINCE = Remedy("nothing", "nothing: it was submitted again and taken")
 ELSEWHERE = Remedy("nothing", "nothing here: the message belongs elsewhere, the reason says where")
+OVERTAKEN = Remedy("nothing", "nothing: what was said later counts; have it sent again if it is to hold")
 LATER = Remedy("nothing", "nothing: the sender keeps the message and sends it again")
 SENDER = Remedy("sender", "have it fixed at the sender, and sent again")
 FORGIVE = Remedy(
@@ -58,6 +59,7 @@ REMEDIES: dict[str, Remedy] = {
         "policy.idempotent_delete",
     ),
     "unavailable": LATER,
+    **dict.fromkeys(("consent-overtaken", "order-overtaken"), OVERTAKEN),
     # of the messages that are routed here by mistake, those that another message should stand for
     **dict.fromkeys(("order-request", "results-withdrawn", "hl7-200", "hl7-201"), SENDER),
 }  # fmt: skip

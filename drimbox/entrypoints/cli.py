@@ -20,6 +20,7 @@ from drimbox.entrypoints.configuration import (
     NoConfiguration,
     check_configuration,
     find_configuration,
+    require_membership,
     write_template,
 )
 from drimbox.entrypoints.exams_cli import exams_app
@@ -70,6 +71,7 @@ def serve(config: ConfigOption = None) -> None:
 
     path = find_configuration(config)
     settings = _settings(path, "serve")
+    require_membership(settings)
     prepare(settings).database.close()
     raise typer.Exit(Supervisor(path).run())
 

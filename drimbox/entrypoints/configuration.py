@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from drimbox.adapters.database import Database
 from drimbox.adapters.signing import CredentialKind, check_credential
 from drimbox.bootstrap import Foundation, lay_foundation, make_senders, utc_now
 from drimbox.domain.errors import Unavailable
+from drimbox.entrypoints.second_opinion import make_second_opinion
 from drimbox.entrypoints.sender_check import sender_faults
 from drimbox.membership import own_name
 from drimbox.settings import ConfigurationError, SenderSettings, Settings, load_settings
@@ -151,11 +153,18 @@ def _credential_faults(settings: Settings) -> Iterator[str]:
 
 
 def _whitelist_faults(settings: Settings) -> Iterator[str]:
-    """Our own name must be one that a list can hold, or the first list would interrupt us."""
-    try:
-        own_name(settings)
-    except ValueError as error:
-        yield f"whitelist.host: {error}"
+    """Our own name must be one that a list can hold, or the first list would interrupt us; eSignSanté's address."""
+    for make in (partial(own_name, settings), partial(make_second_opinion, settings.whitelist)):
+        try:
+            make()
+        except ConfigurationError as error:
+            yield from error.faults
+
+
+def require_membership(settings: Settings) -> None:
+    """Raises `ConfigurationError` for what would stop the worker at every start: it would say so to nobody."""
+    if faults := list(_whitelist_faults(settings)):
+        raise ConfigurationError(faults)
 
 
 def _storage_faults(settings: Settings) -> Iterator[str]:

@@ -5,6 +5,7 @@ trust-and-identity 3.8. A stranger's origin is answered as if it had none: its b
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -34,7 +35,9 @@ class Cors:
         if scope["type"] != "http" or origin is None:
             await self._app(scope, receive, send)
             return
-        allowed = origin.decode("latin-1").lower() in self._origins()
+        # in a thread: the list may have to be read and verified, and the loop serves everybody
+        origins = await asyncio.to_thread(self._origins)
+        allowed = origin.decode("latin-1").lower() in origins
         if allowed and scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
             await _preflight(send, origin)
             return

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from drimbox.settings import WhitelistSettings
+from drimbox.settings import ConfigurationError, WhitelistSettings
 from whitelist import trust
 from whitelist.chain import Anchors, Crls
 from whitelist.esignsante import ESignSante
@@ -58,8 +58,11 @@ class SecondOpinion:
 
 
 def make_second_opinion(room: WhitelistSettings) -> SecondOpinion | None:
-    """The configured service, None when there is none."""
+    """The configured service, None when there is none. Raises `ConfigurationError` for an unusable address."""
     if room.proof_mode != "esignsante":
         return None
-    service = ESignSante(room.esignsante_url, room.esignsante_authority, timeout=room.answer_timeout)
+    try:
+        service = ESignSante(room.esignsante_url, room.esignsante_authority, timeout=room.answer_timeout)
+    except ValueError as error:
+        raise ConfigurationError([f"whitelist.esignsante_url: {error}"]) from error
     return SecondOpinion(room, service)

@@ -90,8 +90,15 @@ def make_public_app(foundation: Foundation) -> Cors:
 
 
 def _subject(certificate: bytes | None) -> str | None:
-    """Of the partner's TLS certificate, which was checked at the handshake; None without one."""
-    return None if certificate is None else subject_text(x509.load_der_x509_certificate(certificate))
+    """Of the partner's TLS certificate, which was checked at the handshake; None without one.
+
+    Empty, the name of nobody, when it cannot be read: OpenSSL accepts more than X.509 allows.
+    """
+    try:
+        return None if certificate is None else subject_text(x509.load_der_x509_certificate(certificate))
+    except ValueError as error:
+        log.warning("peer_certificate_unreadable", error=type(error).__name__)
+        return ""
 
 
 def _http(refusal: AccessRefused) -> HttpRefusal:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from drimbox.adapters import logs
 from drimbox.adapters.signing import UnusableCredential
 from drimbox.bootstrap import utc_now
 from drimbox.entrypoints.anchors import NoAnchors, read_anchors, read_crls
@@ -203,14 +204,17 @@ def _instant(text: str | None) -> datetime:
         return utc_now()
     try:
         found = datetime.fromisoformat(text)
-    except ValueError as error:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise typer.BadParameter(f"no date: {text}", param_hint="--at") from error
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 @contextmanager
 def _keeping(config: Path | None) -> Iterator[Keeping]:
     with open_stores(config) as foundation:
+        room = foundation.settings.log
+        # on standard error: what is asked for stands alone
+        logs.configure(room.level, room.format, "whitelist")
         try:
             yield make_keeping(foundation, ACTOR)
         except (UnusableCredential, ProofRefused, OSError) as error:

@@ -16,6 +16,7 @@ from cryptography import x509
 
 from drimbox.adapters.signing import UnusableCredential, load_signer
 from drimbox.bootstrap import Foundation, utc_now
+from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.second_opinion import SecondOpinion, make_second_opinion
 from drimbox.flow.mesh import note_change
 from drimbox.membership import make_anchors, own_name, whitelist_directory
@@ -26,14 +27,17 @@ from whitelist.cache import Cache
 from whitelist.chain import Anchors, Crls
 from whitelist.crl_store import MAX_CRL_BYTES, CrlStore, Which
 from whitelist.decision import State
-from whitelist.durable import make_directory, write_durably
+from whitelist.durable import make_directory, sweep, write_durably
+from whitelist.errors import Untold
 from whitelist.fetch import Fetcher
 from whitelist.keeper import Keeper
-from whitelist.proof import build_proof
+from whitelist.proof import build_proof, read_proof
 from whitelist.proof_rules import Evidence
 from whitelist.xades_signer import ProofRefused
 
 PROOF_DAYS = 90  # and the first of each month (trust-and-identity 4.6)
+ALWAYS_KEPT = 90  # newest proofs, however old: a clock that jumps ahead must not empty the file
+MAX_PROOF_BYTES = 1024**3  # of all but the first of each month: large refused files are proven too
 _LEVELS = {"none": "info", "warning": "warning", "error": "error", "critical": "critical"}  # decision.Alert
 THEIRS = ".esignsante.xml"
 log = structlog.get_logger(__name__)
@@ -107,12 +111,15 @@ class Keeping:
         )
 
     def proof_of(self, sha256: str) -> tuple[bytes | None, bytes | None]:
-        """The newest proof of a list, ours and that of eSignSanté, where they are kept."""
-        kept = sorted((self.directory / "proofs").glob(f"*-{sha256[:16]}.xml"))
-        if not kept:
-            return None, None
-        theirs = kept[-1].with_suffix(THEIRS)
-        return kept[-1].read_bytes(), theirs.read_bytes() if theirs.is_file() else None
+        """The newest proof that accepts a list, ours and that of eSignSanté, where they are kept.
+
+        A list in force may have been refused since (its signer expired): that proof is none of its acceptance.
+        """
+        for path in sorted((self.directory / "proofs").glob(f"*-{sha256[:16]}.xml"), reverse=True):
+            ours, theirs = path.read_bytes(), path.with_suffix(THEIRS)
+            if _accepts(ours):
+                return ours, theirs.read_bytes() if theirs.is_file() else None
+        return None, None
 
     def _keep(self, proof: bytes, report: trust.Report) -> Path:
         proofs = self.directory / "proofs"
@@ -122,19 +129,32 @@ class Keeping:
         theirs = self.opinion.proofs.pop(report.sha256, None) if self.opinion else None
         if theirs is not None:
             write_durably(path.with_suffix(THEIRS), theirs)
-        self._prune(proofs)
+        try:
+            self._prune(proofs)
+        except OSError as error:  # another process prunes too; tried again after the next proof
+            log.warning("whitelist_not_pruned", reason=str(error))
         return path
 
     def _prune(self, proofs: Path) -> None:
-        """Proofs older than `PROOF_DAYS` go, but for the first of each month."""
+        """Proofs older than `PROOF_DAYS`, or beyond `MAX_PROOF_BYTES`, go, but for the first of each month."""
         before = f"{self.clock() - timedelta(days=PROOF_DAYS):%Y%m%d}"
-        months: set[str] = set()
-        for path in sorted(proofs.glob("*[!e].xml")):
-            month = path.name[:6]
-            if path.name[:8] < before and month in months:
+        sweep(proofs)
+        kept = sorted(path for path in proofs.glob("*.xml") if not path.name.endswith(THEIRS))
+        firsts = {path.name[:6]: path for path in reversed(kept)}
+        size = 0
+        for place, path in enumerate(reversed(kept)):
+            size += path.stat().st_size
+            old = place >= ALWAYS_KEPT and path.name[:8] < before
+            if (old or (place and size > MAX_PROOF_BYTES)) and path != firsts[path.name[:6]]:
                 path.with_suffix(THEIRS).unlink(missing_ok=True)
-                path.unlink()
-            months.add(month)
+                path.unlink(missing_ok=True)
+
+
+def _accepts(proof: bytes) -> bool:
+    try:
+        return read_proof(proof).valid
+    except ProofRefused:  # damaged: an older one may be whole
+        return False
 
 
 def _say(event: str, **fields: Any) -> None:
@@ -149,7 +169,10 @@ def held(crls: Crls) -> tuple[x509.CertificateRevocationList, ...]:
 
 
 def make_keeping(foundation: Foundation, actor: str) -> Keeping:
-    """The keeper of this installation; `actor` is named in the trace. Raises `UnusableCredential`."""
+    """The keeper of this installation; `actor` is named in the trace.
+
+    Raises `UnusableCredential`, `ConfigurationError`.
+    """
     settings, room = foundation.settings, foundation.settings.whitelist
     directory, anchors = whitelist_directory(settings), make_anchors(room)
     opinion = make_second_opinion(room)
@@ -161,7 +184,10 @@ def make_keeping(foundation: Foundation, actor: str) -> Keeping:
     def on_change(before: State, after: State, report: trust.Report | None) -> None:
         why = "; ".join(f"step {step.number}: {step.why}" for step in report.failed) if report else ""
         detail: dict[str, Any] = {"sha256": report.sha256} if report else {}
-        note_change(foundation.transactions, utc_now, actor, before, after, why, **detail)
+        try:
+            note_change(foundation.transactions, utc_now, actor, before, after, why, **detail)
+        except Unavailable as error:  # the verification is proven and its state holds all the same
+            raise Untold(str(error)) from error
 
     keeper = Keeper(
         url=room.url,

@@ -8,8 +8,10 @@ from drimbox.domain.acknowledge import MessageHeader, MessageRefused
 from drimbox.domain.errors import ReportRefused
 from drimbox.domain.hl7v2 import ReportMessage
 from drimbox.domain.report import Report
+from drimbox.domain.senders import speaking
 from drimbox.domain.violations import Severity, Violation
-from drimbox.flow.keep_report import Context
+from drimbox.flow.keep_report import Arrival, Context
+from drimbox.flow.originals import author_structure
 from drimbox.flow.receive_consent import VISIT_MAX
 
 
@@ -53,6 +55,7 @@ _LIMITS = {
     "its setId": 200,
     "a document that it replaces": 200,
     "PV1-19": VISIT_MAX,
+    "the id of the author's structure": 64,
 }
 
 
@@ -63,6 +66,7 @@ def check_lengths(report: Report, context: Context) -> None:
         "its setId": [report.set_id],
         "a document that it replaces": [*map(str, report.replaces), context.parent_id],
         "PV1-19": [context.visit or ""],
+        "the id of the author's structure": [author_structure(report) or ""],
     }
     for name, limit in _LIMITS.items():
         if any(len(value) > limit for value in values[name]):
@@ -91,3 +95,11 @@ def check_tolerances(
             where = violation["where"] if violation["where"].count("^") == 2 else ""
             reason = f"not tolerated from this sender: {violation['message']} ({violation['clause']})"
             raise MessageRefused("AE", 199, where, reason, header, code=violation["rule"])
+
+
+def signed_by(arrival: Arrival, header: MessageHeader) -> str | None:
+    """The sender of a message that was refused before its choices were asked for: a replay needs it."""
+    if not arrival.senders or not header.message_code:
+        return None
+    sender = speaking(arrival.senders, header.sending_application_name, header.sending_facility_name)
+    return sender.name if sender else None

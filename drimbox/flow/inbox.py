@@ -99,6 +99,7 @@ def replay_message(
     """
     with reception.transactions.reading() as transaction:
         message = _find(transaction, message_id)
+        first_at = _first_at(transaction, message)
         before = {one.id: one for one in transaction.inbox.replays_of(message.id)}
         for one in (message, *before.values()):
             if one.verdict == "AA":
@@ -107,7 +108,7 @@ def replay_message(
         raise NotReplayable(f"{gone}: have it sent again")
     content = reception.documents.get(message.content)
     candidates = _candidates(message, tuple(senders))
-    arrival = Arrival(content, message.door, message.peer, now, candidates, message.id)
+    arrival = Arrival(content, message.door, message.peer, now, candidates, message.id, first_at)
     if message.kind == CDA:
         with suppress(ReportRefused):  # the row of the replay says why
             reception.document(arrival)
@@ -130,6 +131,13 @@ def _find(transaction: Transaction, message_id: str) -> Message:
     if len(found) > 1:
         raise AmbiguousMessage(message_id)
     return found[0]
+
+
+def _first_at(transaction: Transaction, message: Message) -> datetime:
+    """When it first came: a replay may be replayed."""
+    while message.replay_of and (earlier := transaction.inbox.message(message.replay_of)):
+        message = earlier
+    return message.received_at
 
 
 def _candidates(message: Message, senders: tuple[SenderProfile, ...]) -> tuple[SenderProfile, ...] | None:

@@ -83,7 +83,8 @@ class InboxPurging:
     def _delete(self, messages: Sequence[Message], named: set[str]) -> int:
         now = self.clock()
         with self.transactions.writing() as transaction:
-            # the same bytes may have come again since `named` was asked
+            # the same bytes may have come again since `named` was asked, or be coming (`Reception`)
+            transaction.ledger.take_turns(_digests(messages))
             spared = named | transaction.inbox.named_since(now - _UNDER_WAY)
             deleted = sum(self.documents.forget(digest) for digest in sorted(_digests(messages) - spared))
             transaction.inbox.mark_purged([message.id for message in messages], now)

@@ -14,6 +14,7 @@ from drimbox.domain.report_states import DocumentState, Incoming, Known, StatePo
 from drimbox.domain.senders import SenderProfile
 from drimbox.domain.violations import Violation
 from drimbox.flow import trace
+from drimbox.flow.originals import author_structure, check_patient, is_foreign, later_order
 from drimbox.flow.ports import Transaction
 from drimbox.flow.records import ReceivedReport, ReportParent, ReportStudy
 
@@ -29,7 +30,7 @@ class Arrival:
     """What entered by a report door. `content`: the bytes as received.
 
     `senders`: the profiles that may speak from there, None where the door knows none; `replay_of`: the message that
-    an operator submits again.
+    an operator submits again, `first_at`: when that one, or the first of its line, came.
     """
 
     content: bytes
@@ -38,6 +39,7 @@ class Arrival:
     at: datetime
     senders: tuple[SenderProfile, ...] | None = None
     replay_of: str | None = None
+    first_at: datetime | None = None
 
     @property
     def actor(self) -> str:
@@ -88,9 +90,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class ReadDocument:
-    """A CDA that was read without error: its facts, its digest in the store, and the warnings."""
+    """A CDA that was read without error: its facts, its bytes, their digest in the store, and the warnings."""
 
     report: Report
+    content: bytes
     digest: str
     warnings: tuple[Violation, ...]
 
@@ -105,9 +108,13 @@ def keep_report(
 ) -> Accepted:
     """Record what the report says, under the caller's transaction. Raises `ReportRefused` (hl7-mss 1.6)."""
     ledger, document_id = transaction.ledger, str(document.report.id)
+    parents = [str(parent) for parent in document.report.replaces]
+    if not parents and context.operation == "RO" and context.parent_id:
+        parents = [context.parent_id]
+    # one report of a chain, and one word about a visit, at a time (hl7-mss 1.10)
+    ledger.take_turns([document_id, *parents, *filter(None, [context.visit])])
     same = ledger.report_by_document(document_id)
-    parents = [str(parent) for parent in document.report.replaces] or [context.parent_id]
-    rows = {parent: ledger.report_by_document(parent) for parent in parents if parent}
+    rows = {parent: ledger.report_by_document(parent) for parent in parents}
     # the very flags that are kept already change nothing: a replay (hl7-mss 7.2)
     kept = (list(same.flags), same.destined_to_dmp) if same else None
     changes = context.flags.get("MODIF_CONF_CODE", False) and kept != (
@@ -122,17 +129,23 @@ def keep_report(
     verdict = decide(context.operation, incoming, known, states)
     if verdict.kind == "refuse":
         raise ReportRefused(verdict.code, verdict.reason)
-    target = [rows[parent] for parent in verdict.supersedes] or [same]
-    foreign = context.operation != "NW" and _is_foreign(target, context)
+    replaced = [row for parent in verdict.supersedes if (row := rows[parent])]
+    target = replaced or [one for one in (same,) if one]
+    changing = context.operation != "NW" or verdict.kind == "revise"
+    if same is not None and context.operation == "CA":  # a replacement may correct the patient
+        check_patient(same, document.report)
+    foreign = changing and is_foreign(target, context.sender, document.report)
     if foreign and states.same_author:
         raise ReportRefused("901", "the structure that sends (PRT) is not the one that made the document")
     touched: set[str] = set()
     row = same
     if verdict.kind in ("create", "replace"):
         row = _new_row(transaction, arrival, document, context, new_id())
-        touched = _supersede(transaction, arrival, row, [rows[parent] for parent in verdict.supersedes])
+        for parent in rows:
+            transaction.ledger.add(ReportParent(row.id, parent))
+        touched = _supersede(transaction, arrival, row, replaced)
         touched |= _document_studies(transaction, row, document.report)
-        _yield_to_successor(transaction, arrival, row)
+        touched |= _yield_to_successor(transaction, arrival, row)
     elif row is not None and verdict.kind == "revise":
         row.flags, row.destined_to_dmp = context.raised, context.destined_to_dmp
         touched = set(ledger.studies_of(row.id))
@@ -145,26 +158,6 @@ def keep_report(
         warnings = ["other-author"] if foreign else []
         _trace(transaction, arrival, document, context, verdict, study, warnings)
     return Accepted(row.id if row else None, document_id, studies, verdict, document.warnings)
-
-
-def _is_foreign(originals: Iterable[ReceivedReport | None], context: Context) -> bool:
-    """Whether the sending structure (PRT SB) is neither that which sent an original nor that of its author.
-
-    The CDA writes a FINESS number with a 1 before it, HL7v2 without (drim-m-data 1).
-    """
-    structure = context.sender.get("organization_id", "")
-    for original in originals:
-        if original is None or not structure:
-            continue
-        known = {original.sender.get("organization_id", ""), original.author_structure or ""} - {""}
-        if known and not {structure, f"1{structure}"} & known:
-            return True
-    return False
-
-
-def _author_structure(report: Report) -> str | None:
-    structures = [author.organization.id for author in report.authors if author.organization]
-    return next((one.extension for one in structures if one), None)
 
 
 def _new_row(
@@ -185,14 +178,12 @@ def _new_row(
         patient_class=context.patient_class,
         sender=dict(context.sender),
         visit=context.visit,
-        author_structure=_author_structure(report),
+        author_structure=author_structure(report),
         patient_ins=report.patient.ins.value if report.patient.ins else None,
         patient_oid=report.patient.ins.oid if report.patient.ins else None,
     )
     transaction.ledger.add(row)
     transaction.ledger.flush()
-    for parent in report.replaces:
-        transaction.ledger.add(ReportParent(row.id, str(parent)))
     return row
 
 
@@ -207,26 +198,45 @@ def _supersede(
     transaction: Transaction,
     arrival: Arrival,
     row: ReceivedReport,
-    replaced: Iterable[ReceivedReport | None],
+    replaced: Iterable[ReceivedReport],
 ) -> set[str]:
     """The studies of the replaced reports: those that the new one leaves out have lost their report."""
     touched: set[str] = set()
     for parent in replaced:
-        assert parent is not None  # only documents that are known can be superseded
         studies = transaction.ledger.studies_of(parent.id)
         parent.replaced_by = row.document_id
+        row.visit = row.visit or parent.visit  # what was said of that visit still counts
         _move(transaction, arrival, parent, Event.REPLACED, studies)
         touched |= set(studies)
     return touched
 
 
-def _yield_to_successor(transaction: Transaction, arrival: Arrival, row: ReceivedReport) -> None:
-    """An original that comes after the report that replaces it (an orphan until now) is superseded from the start."""
-    successor = transaction.ledger.successor_of(row.document_id)
-    if successor is not None and successor.id != row.id:
-        transaction.ledger.flush()
-        row.replaced_by = successor.document_id
-        _move(transaction, arrival, row, Event.REPLACED, transaction.ledger.studies_of(row.id))
+def _yield_to_successor(transaction: Transaction, arrival: Arrival, row: ReceivedReport) -> set[str]:
+    """An original that comes after the report that replaces it (an orphan until now) is superseded from the start.
+
+    Where two documents say that each replaces the other, the last to come stands. Returns the studies of those that
+    are of the visit of `row` because they name none.
+    """
+    chain = _chain(transaction, row.document_id)
+    if not chain or row in chain:
+        return set()
+    transaction.ledger.flush()
+    row.replaced_by = chain[0].document_id
+    _move(transaction, arrival, row, Event.REPLACED, transaction.ledger.studies_of(row.id))
+    heirs = [one for one in chain if row.visit and not one.visit]
+    for one in heirs:
+        one.visit = row.visit
+    return {study for one in heirs for study in transaction.ledger.studies_of(one.id)}
+
+
+def _chain(transaction: Transaction, document_id: str) -> list[ReceivedReport]:
+    """The report that says that it replaces this document, the one that replaced that, and so on."""
+    found: list[ReceivedReport] = []
+    report = transaction.ledger.successor_of(document_id)
+    while report is not None and report not in found:
+        found.append(report)
+        report = transaction.ledger.report_by_document(report.replaced_by) if report.replaced_by else None
+    return found
 
 
 def _withdraw(transaction: Transaction, arrival: Arrival, row: ReceivedReport) -> set[str]:
@@ -255,7 +265,8 @@ def _exam_has_news(transaction: Transaction, study: str, arrival: Arrival, *, re
     exam = transaction.ledger.exam_for_update(study, arrival.at)
     exam.revision += 1
     exam.reconcile_at = exam.changed_at = arrival.at
-    if reopens and exam.withdrawn_by == "order":
+    overtaken = reopens and later_order(transaction, study, arrival.first_at)
+    if reopens and exam.withdrawn_by == "order" and not overtaken:
         exam.withdrawn_by = None  # the RIS speaks of this exam again
         trace.restore_study(transaction, exam, at=arrival.at, actor=arrival.actor, by="report")
 

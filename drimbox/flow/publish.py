@@ -102,13 +102,14 @@ class Publishing:
 
     def _is_claimable(self) -> bool:
         """A look that takes no lock: idle publishers hold up no door."""
+        publications = self.may_publish()  # before: it may read the list, and no transaction waits for a disk
         with self.transactions.reading() as transaction:
-            return transaction.ledger.claimable(self.clock(), publications=self.may_publish()) is not None
+            return transaction.ledger.claimable(self.clock(), publications=publications) is not None
 
     def _claim(self) -> _Claim | None:
-        now = self.clock()
+        now, publications = self.clock(), self.may_publish()
         with self.transactions.writing() as transaction:
-            submission = transaction.ledger.claimable(now, publications=self.may_publish())
+            submission = transaction.ledger.claimable(now, publications=publications)
             if submission is None or not self._may_pass(transaction, now):
                 return None
             if submission.state == SubmissionState.PREPARED:

@@ -10,6 +10,7 @@ from drimbox.flow.ports import Transaction
 from drimbox.flow.records import Visit
 
 VISIT_MAX = 320  # characters
+OVERTAKEN = "consent-overtaken"
 
 
 def receive_consent(
@@ -17,19 +18,23 @@ def receive_consent(
 ) -> list[str]:
     """Record it under the caller's transaction; returns the studies whose reports name this visit.
 
-    A message that says nothing of consent changes nothing; the last one that does counts. Raises `ReportRefused`.
+    A message that says nothing of consent changes nothing; the last one that does counts: an older one that is
+    replayed is refused. Raises `ReportRefused`.
     """
     if not consent.feeding or not consent.visit.extension:
         return []
     key = str(consent.visit)
     if len(key) > VISIT_MAX:
         raise ReportRefused("identifier-too-long", f"PV1-19 has over {VISIT_MAX} characters")
-    known = transaction.inbox.visit(key, lock=True)
+    transaction.ledger.take_turns([key])  # against a report of this visit that is arriving
+    known, said_at = transaction.inbox.visit(key, lock=True), arrival.first_at or arrival.at
+    if known is not None and arrival.first_at is not None and known.said_at > arrival.first_at:
+        raise ReportRefused(OVERTAKEN, "a later message about the consent of this visit was taken since")
     before = known.feeding if known else None
     if known is None:
-        transaction.ledger.add(Visit(key, consent.feeding, arrival.at, message_id))
+        transaction.ledger.add(Visit(key, consent.feeding, said_at, message_id))
     else:
-        known.feeding, known.said_at, known.message_id = consent.feeding, arrival.at, message_id
+        known.feeding, known.said_at, known.message_id = consent.feeding, said_at, message_id
     studies = transaction.inbox.studies_of_visit(key)
     for study in studies:
         if before != consent.feeding:

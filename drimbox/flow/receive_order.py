@@ -7,9 +7,12 @@ from drimbox.domain.hl7v2_order import ExamOrder
 from drimbox.domain.lifecycle import Event
 from drimbox.flow import trace
 from drimbox.flow.keep_report import Arrival
+from drimbox.flow.originals import later_order
 from drimbox.flow.ports import Transaction
 from drimbox.flow.records import Exam
 from drimbox.flow.steps import live_of
+
+OVERTAKEN = "order-overtaken"
 
 
 def receive_order(transaction: Transaction, order: ExamOrder, arrival: Arrival) -> None:
@@ -19,6 +22,8 @@ def receive_order(transaction: Transaction, order: ExamOrder, arrival: Arrival) 
     if exam is None:
         raise ReportRefused("906", "no exam of this study is known here")
     _check(transaction, order, study)
+    if later_order(transaction, study, arrival.first_at):
+        raise ReportRefused(OVERTAKEN, "a later order about this exam was taken since")
     exam.revision += 1
     exam.reconcile_at = arrival.at
     if order.cancelled:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 from drimbox.domain.acknowledge import MessageHeader, MessageRefused, acknowledge
 from drimbox.domain.cda import read_cda
@@ -24,6 +26,7 @@ from drimbox.flow.agreement import (
     check_lengths,
     check_tolerances,
     disagreements,
+    signed_by,
 )
 from drimbox.flow.keep_report import Accepted, Arrival, Context, ReadDocument, keep_report
 from drimbox.flow.ports import Documents, Transaction, Transactions
@@ -162,6 +165,7 @@ class Reception:
     def _news(self, arrival: Arrival, row: Message, message: ExamOrder | VisitConsent) -> None:
         """An order about an exam, or what a visit says of consent."""
         with self.transactions.writing() as transaction:
+            self._hold(transaction, row, arrival.content)
             if isinstance(message, ExamOrder):
                 row.studies = [message.study_instance_uid]
                 receive_order(transaction, message, arrival)
@@ -180,7 +184,7 @@ class Reception:
             raise ReportRefused(wrong[0].rule, reason, reading.violations)
         row.document_id = str(reading.report.id)[:_DOCUMENT_ID_MAX]
         row.studies = [act.StudyInstanceUID for act in reading.report.studies]
-        return ReadDocument(reading.report, row.document, reading.violations)
+        return ReadDocument(reading.report, cda, row.document, reading.violations)
 
     def _keep(
         self,
@@ -191,6 +195,7 @@ class Reception:
         states: StatePolicy | None = None,
     ) -> Accepted:
         with self.transactions.writing() as transaction:
+            self._hold(transaction, row, arrival.content, document.content)
             accepted = keep_report(
                 transaction, arrival, document, context, states or self.states, self.new_id
             )
@@ -199,6 +204,12 @@ class Reception:
             self._expect_receipt(transaction, row, accepted, context)
             transaction.commit()
         return accepted
+
+    def _hold(self, transaction: Transaction, row: Message, *contents: bytes) -> None:
+        """Keep the bytes again now that a purge waits for our commit: it may have taken what `put` found here."""
+        transaction.ledger.take_turns(filter(None, (row.content, row.document)))
+        for content in contents:
+            self.documents.put(content)
 
     def _expect_receipt(
         self, transaction: Transaction, row: Message, accepted: Accepted, context: Context
@@ -224,9 +235,11 @@ class Reception:
         answer = None if refusal.header.is_acknowledgement else self._answer(arrival, refusal)
         error = "/".join(str(part) for part in (refusal.error, refusal.application_error) if part is not None)
         _describe(row, refusal.header)
+        row.sender = row.sender or signed_by(arrival, refusal.header)
         row.verdict, row.code, row.reason = refusal.ack, f"{error} {refusal.code}", refusal.reason
         row.answer = answer.decode("utf-8") if answer is not None and row.kind != CDA else None
         with self.transactions.writing() as transaction:
+            self._hold(transaction, row, arrival.content)
             transaction.ledger.add(row)
             trace.note(
                 transaction,
@@ -241,11 +254,14 @@ class Reception:
             transaction.commit()
         return answer
 
+    def _local(self, instant: datetime) -> datetime:
+        return instant.astimezone(ZoneInfo(self.time_zone))  # MSH-7 is written without offset
+
     def _accept(self, arrival: Arrival, header: MessageHeader) -> bytes:
         return acknowledge(
             header,
             code="AA",
-            now=arrival.at,
+            now=self._local(arrival.at),
             control_id=self.new_control_id(),
             application=self.application,
             facility=self.facility,
@@ -253,7 +269,7 @@ class Reception:
 
     def _answer(self, arrival: Arrival, refusal: MessageRefused) -> bytes:
         return refusal.answer(
-            now=arrival.at,
+            now=self._local(arrival.at),
             control_id=self.new_control_id(),
             application=self.application,
             facility=self.facility,

@@ -103,6 +103,7 @@ class World:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 killed = True
+                wait_for(lambda pid=pid: is_dead(pid), f"the death of {name}")  # type: ignore[misc]
         return killed
 
     def pids(self, door: str) -> list[int]:
@@ -147,7 +148,16 @@ class World:
         url = f"{self.description['appliance']['public']}/studies/{study}"
         if sop is not None:
             url += f"/series/{sop[0]}/instances/{sop[1]}"
-        return partner_fetch(url, token, kos, Path(self.description["ca"]), None)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return partner_fetch(url, token, kos, Path(self.description["ca"]), None)
+            except (
+                OSError
+            ):  # the web of a supervisor that was killed lingers a moment, then the next one starts
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
 
 def insist(step: Callable[[], bool], what: str) -> None:
@@ -362,6 +372,14 @@ def free_range(count: int) -> int:
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def is_dead(pid: int) -> bool:
+    """Gone, or a zombie: its sockets are closed, so that who listens after this is another process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(") ")[2][:1] in ("Z", "X")
+    except OSError:
+        return True
 
 
 def asks_for_a_token(world: World) -> bool:

@@ -34,6 +34,9 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("purged_at", sa.DateTime(), nullable=True))
         batch_op.create_index(batch_op.f("ix_message_report_id"), ["report_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_message_document_id"), ["document_id"], unique=False)
+    op.execute(
+        "UPDATE message SET kind = 'CDA' WHERE door = 'http'"
+    )  # what that door takes; replayed as such
 
     op.create_table(
         "visit",
