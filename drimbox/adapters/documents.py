@@ -31,9 +31,14 @@ class Documents:
         Raises `Unavailable` when they cannot be kept.
         """
         digest = hashlib.sha256(data).hexdigest()
+        self.keep(digest, data)
+        return digest
+
+    def keep(self, digest: str, data: bytes) -> None:
+        """Store bytes whose digest was taken before, if they are not there. Raises `Unavailable`."""
         path = self._path(digest)
         if path.exists():
-            return digest
+            return
         try:
             self._check_space(len(data))
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +46,6 @@ class Documents:
             self._keep_directory(path.parent)
         except OSError as error:
             raise Unavailable(f"a document cannot be stored: {error.strerror}") from error
-        return digest
 
     def get(self, digest: str) -> bytes:
         """The bytes of a document. Raises `Damaged` when they are not there or changed."""

@@ -6,7 +6,7 @@ message leaves a row in the inbox: what it was, what it broke, what was answered
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -165,7 +165,7 @@ class Reception:
     def _news(self, arrival: Arrival, row: Message, message: ExamOrder | VisitConsent) -> None:
         """An order about an exam, or what a visit says of consent."""
         with self.transactions.writing() as transaction:
-            self._hold(transaction, row, arrival.content)
+            self._hold(transaction, {row.content: arrival.content})
             if isinstance(message, ExamOrder):
                 row.studies = [message.study_instance_uid]
                 receive_order(transaction, message, arrival)
@@ -195,7 +195,7 @@ class Reception:
         states: StatePolicy | None = None,
     ) -> Accepted:
         with self.transactions.writing() as transaction:
-            self._hold(transaction, row, arrival.content, document.content)
+            self._hold(transaction, {row.content: arrival.content, document.digest: document.content})
             accepted = keep_report(
                 transaction, arrival, document, context, states or self.states, self.new_id
             )
@@ -205,11 +205,11 @@ class Reception:
             transaction.commit()
         return accepted
 
-    def _hold(self, transaction: Transaction, row: Message, *contents: bytes) -> None:
+    def _hold(self, transaction: Transaction, kept: Mapping[str, bytes]) -> None:
         """Keep the bytes again now that a purge waits for our commit: it may have taken what `put` found here."""
-        transaction.ledger.take_turns(filter(None, (row.content, row.document)))
-        for content in contents:
-            self.documents.put(content)
+        transaction.ledger.take_turns(kept)
+        for digest, content in kept.items():
+            self.documents.keep(digest, content)
 
     def _expect_receipt(
         self, transaction: Transaction, row: Message, accepted: Accepted, context: Context
@@ -239,7 +239,7 @@ class Reception:
         row.verdict, row.code, row.reason = refusal.ack, f"{error} {refusal.code}", refusal.reason
         row.answer = answer.decode("utf-8") if answer is not None and row.kind != CDA else None
         with self.transactions.writing() as transaction:
-            self._hold(transaction, row, arrival.content)
+            self._hold(transaction, {row.content: arrival.content})
             transaction.ledger.add(row)
             trace.note(
                 transaction,
