@@ -126,6 +126,7 @@ def test_proof_by_an_elliptic_key_verifies_elsewhere(
     listed: bytes, anchors: Anchors, editor_ec: KeySigner
 ) -> None:
     made = prove(listed, anchors, editor_ec)
+    assert b"ecdsa-sha256" in made
     libxmlsec(made, editor_ec.x509)
     xades_signxml(made, editor_ec.x509)
 

@@ -77,6 +77,7 @@ def test_silence_is_a_doubt_then_settled(appliance: Any) -> None:
     study = bring(appliance, 421)
     appliance.until(study, lambda e: e["manifest"]["status"] == "doubtful")
     appliance.published(study)
+    assert "NO_ANSWER" in events_of(appliance, study)
     one_approved(appliance, study)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer
 
+from drimbox.domain.hl7v2_grammar import TOLERANCES
 from drimbox.entrypoints.cli import app
 from drimbox.settings import Settings
 
@@ -43,3 +44,8 @@ def test_readme_has_every_command(command: str) -> None:
 )
 def test_readme_has_every_setting(setting: str) -> None:
     assert f"`{setting}`" in README
+
+
+@pytest.mark.parametrize("defect", TOLERANCES)
+def test_readme_has_every_defect_that_a_sender_may_not_be_forgiven(defect: str) -> None:
+    assert f"`{defect}`" in README
