@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-APT_TEST := dcmtk dicom3tools curl postgresql
+APT_TEST := dcmtk dicom3tools curl postgresql nginx orthanc orthanc-dicomweb rsyslog rsyslog-openssl wrk
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -32,8 +32,9 @@ soak: $(STAMP) tools ## The long runs
 
 # What the tests need beyond pip; without root the tests that need it skip and say so.
 tools:
-	@missing=""; for tool in storescu dciodvfy curl; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	@missing=""; for tool in storescu dciodvfy curl nginx Orthanc rsyslogd wrk; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
+	ls /usr/share/orthanc/plugins/libOrthancDicomWeb.so >/dev/null 2>&1 || missing="$$missing orthanc-dicomweb"; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(APT_TEST) >/dev/null; \
 	elif [ -n "$$missing" ]; then echo "not installed:$$missing (apt-get install $(APT_TEST)); their tests will skip"; fi

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from sys import intern
 from types import TracebackType
 
 from sqlalchemy.orm import Session
 
-from dicom_store import index_notes, index_queries, index_studies
+from dicom_store import index_notes, index_queries, index_studies, metadata
 from dicom_store.index_notes import Rejected
 from dicom_store.index_queries import IndexedInstance, Place
 from dicom_store.index_studies import Forgotten
@@ -20,12 +22,16 @@ from dicom_store.instance import InstanceHeader
 from dicom_store.part10 import file_start
 from dicom_store.rejection import KEY_OBJECT_SELECTION, REASONS, RejectionNote, read_note
 from dicom_store.scanner import Buffer
-from dicom_store.segments import Recovered, Segments, SegmentWriter
+from dicom_store.segment_record import Kind, SegmentDamaged
+from dicom_store.segment_source import SegmentSource
+from dicom_store.segment_writer import SegmentWriter, metadata_offset
+from dicom_store.segments import Recovered, Segments
 from dicom_store.status import Outcome, StoreRefused
 from dicom_store.study import InstanceRef, KeyImageNote, StudySnapshot
 
 OPEN_SEGMENTS = 8  # per association: one that interleaves more studies begins new segments
 SEGMENT_BYTES = 1024**3  # a longer segment is left for a new one
+log = logging.getLogger(__name__)
 
 
 def _now() -> datetime:
@@ -37,6 +43,8 @@ class StoredInstance:
     """What a retrieval needs of an instance: where its DICOM file of `length` bytes is.
 
     `rejected`: code of `rejection.REASONS`, which say whether it may still be served; None = not rejected.
+    `metadata_length`: of its DICOM JSON, see `Archive.metadata_extent`; None = made on demand. `sha256`: of the
+    file, in hexadecimal; `bits_allocated`: None = no pixels, or not known.
     """
 
     ref: InstanceRef
@@ -44,7 +52,10 @@ class StoredInstance:
     segment: str
     offset: int
     length: int
+    sha256: str
     rejected: str | None = None
+    metadata_length: int | None = None
+    bits_allocated: int | None = None
 
 
 class Archive:
@@ -139,16 +150,36 @@ class Archive:
         Rejected instances are among them, and say so.
         """
         found = index_studies.select_instances(session, study, series, sop)
-        return [
-            StoredInstance(
-                i.ref, i.SeriesInstanceUID, i.place.segment, i.place.offset, i.place.length, i.rejected
-            )
-            for i in found
-        ]
+        return [_stored(instance) for instance in found]
 
     def read(self, stored: StoredInstance) -> Iterator[bytes]:
         """The DICOM file of an instance, 256 KiB at a time. Raises `segments.SegmentDamaged`."""
         return self._segments.read(stored.segment, stored.offset, stored.length)
+
+    def source(self, segment: str) -> SegmentSource:
+        """The file that the extents of its instances point into. Raises `segments.SegmentDamaged`."""
+        return self._segments.source(segment)
+
+    def metadata(self, stored: StoredInstance) -> bytes:
+        """The DICOM JSON of an instance (`dicom_json`): as prepared when it came, else made now from its file.
+
+        Raises `segments.SegmentDamaged` when neither is there.
+        """
+        extent = self.metadata_extent(stored)
+        try:
+            if extent is not None:
+                return b"".join(self._segments.read(*extent, kind=Kind.DICOM_JSON))
+        except SegmentDamaged as error:
+            log.warning("metadata of %s is made anew: %s", stored.ref.SOPInstanceUID, error)
+        file = self._segments.view(stored.segment, stored.offset, stored.length)
+        return metadata.of_file(file, stored.ref.TransferSyntaxUID)
+
+    @staticmethod
+    def metadata_extent(stored: StoredInstance) -> tuple[str, int, int] | None:
+        """(segment, offset, length) of the DICOM JSON prepared for an instance; None when there is none."""
+        if stored.metadata_length is None:
+            return None
+        return stored.segment, metadata_offset(stored.offset, stored.length), stored.metadata_length
 
     def recover(self, session: Session) -> list[Recovered]:
         """Settle, at start, what dead processes left: bytes without a row go, rows without bytes are reported."""
@@ -204,18 +235,17 @@ class ImageWriter:
         self.close()
 
     def append(self, header: InstanceHeader, data_set: Buffer, data_set_sha256: str = "") -> Place:
-        """Write a DICOM file: preamble, file meta, `data_set` as received. Durable when it returns.
+        """Write a DICOM file: preamble, file meta, `data_set` as received; behind it, its DICOM JSON.
 
-        `data_set_sha256`: its `digest`, when the caller has it. Raises `segments.StorageFull`, `OSError`.
+        Durable when it returns. `data_set_sha256`: its `digest`, when the caller has it. Raises
+        `segment_writer.StorageFull`, `OSError`.
         """
-        segment = self._segment(header.StudyInstanceUID)
-        stored = segment.append([file_start(header, self._source_ae_title), data_set])
+        start = file_start(header, self._source_ae_title)
+        json = metadata.prepare(header, data_set, len(start))
+        stored = self._segment(header.StudyInstanceUID).append([start, data_set], json)
+        digest = data_set_sha256 or Archive.digest(data_set)
         return Place(
-            stored.segment,
-            stored.offset,
-            stored.length,
-            stored.sha256,
-            data_set_sha256 or Archive.digest(data_set),
+            stored.segment, stored.offset, stored.length, stored.sha256, digest, stored.metadata_length
         )
 
     def close(self) -> None:
@@ -233,6 +263,21 @@ class ImageWriter:
         if len(self._open) > OPEN_SEGMENTS:
             self._open.popitem(last=False)[1].close()
         return segment
+
+
+def _stored(instance: IndexedInstance) -> StoredInstance:
+    place = instance.place
+    return StoredInstance(
+        instance.ref,
+        intern(instance.SeriesInstanceUID),  # many are kept at once
+        intern(place.segment),
+        place.offset,
+        place.length,
+        place.sha256,
+        instance.rejected,
+        place.metadata_length,
+        instance.bits_allocated,
+    )
 
 
 def _returns(known: IndexedInstance) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
@@ -32,6 +34,7 @@ class Kind(Enum):
     CODE = "ASCII text"
     TEXT = "text in SpecificCharacterSet"
     INTEGER = "IS"
+    UNSIGNED = "US"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +53,30 @@ ATTRIBUTES = (
     Attribute("StudyTime", 0x00080030, Kind.CODE),
     Attribute("AccessionNumber", 0x00080050, Kind.TEXT),
     Attribute("Modality", 0x00080060, Kind.CODE),
+    Attribute("ReferringPhysicianName", 0x00080090, Kind.TEXT),
+    Attribute("TimezoneOffsetFromUTC", 0x00080201, Kind.CODE),
     Attribute("StudyDescription", 0x00081030, Kind.TEXT),
     Attribute("SeriesDescription", 0x0008103E, Kind.TEXT),
+    Attribute("PatientName", 0x00100010, Kind.TEXT),
     Attribute("PatientID", 0x00100020, Kind.TEXT),
     Attribute("PatientBirthDate", 0x00100030, Kind.CODE),
+    Attribute("PatientSex", 0x00100040, Kind.CODE),
     Attribute("BodyPartExamined", 0x00180015, Kind.CODE),
     Attribute("StudyInstanceUID", 0x0020000D, Kind.UID),
     Attribute("SeriesInstanceUID", 0x0020000E, Kind.UID),
+    Attribute("StudyID", 0x00200010, Kind.TEXT),
     Attribute("SeriesNumber", 0x00200011, Kind.INTEGER),
     Attribute("InstanceNumber", 0x00200013, Kind.INTEGER),
     Attribute("NumberOfFrames", 0x00280008, Kind.INTEGER),
+    Attribute("Rows", 0x00280010, Kind.UNSIGNED),
+    Attribute("Columns", 0x00280011, Kind.UNSIGNED),
+    Attribute("BitsAllocated", 0x00280100, Kind.UNSIGNED),
+    Attribute("PerformedProcedureStepStartDate", 0x00400244, Kind.CODE),
+    Attribute("PerformedProcedureStepStartTime", 0x00400245, Kind.CODE),
 )
 _CHARACTER_SET = 0x00080005
+_ESCAPE = b"\x1b"
+_DELIMITERS = set(b"\t\n\f\r^=\\")  # each ends a code extension (PS3.5 6.1.2.5.3)
 WANTED = frozenset({_CHARACTER_SET, *(attribute.tag for attribute in ATTRIBUTES)})
 _UIDS = tuple(attribute for attribute in ATTRIBUTES if attribute.kind is Kind.UID)
 
@@ -82,8 +97,9 @@ def read_header(
     """
     raw = _raw_elements(data_set, transfer_syntax)
     encodings = python_encodings(raw.get(_CHARACTER_SET, b""))
+    order = ">" if transfer_syntax == EXPLICIT_VR_BIG_ENDIAN else "<"
     values: dict[str, Any] = {
-        attribute.keyword: _value(raw.get(attribute.tag, b""), attribute.kind, encodings)
+        attribute.keyword: _value(raw.get(attribute.tag, b""), attribute.kind, encodings, order)
         for attribute in ATTRIBUTES
     }
     faults = list(_uid_faults(values, sop_class_uid, sop_instance_uid))
@@ -134,17 +150,36 @@ def _is_uid(value: str) -> bool:
 
 def python_encodings(value: bytes) -> list[str]:
     """Python codecs of SpecificCharacterSet (PS3.3 C.12.1.1.2); Latin-1 for terms that nobody defines."""
+    return list(_encodings(value))
+
+
+@lru_cache(64)
+def _encodings(value: bytes) -> Sequence[str]:
     terms = [term.strip() for term in value.decode("ascii", "replace").strip("\0 ").split("\\")]
     if any(term not in python_encoding for term in terms):
-        return ["iso8859"]
-    encodings: list[str] = convert_encodings(terms)
-    return encodings
+        return ("iso8859",)
+    try:
+        return tuple(convert_encodings(terms))
+    except Warning:  # where warnings are errors: terms that may not stand together
+        return (python_encoding[terms[0]],)
 
 
-def _value(raw: bytes, kind: Kind, encodings: list[str]) -> str | int | None:
+def decode_text(raw: bytes, encodings: Sequence[str]) -> str:
+    """Text in these `python_encodings`, code extensions included (PS3.5 6.1.2.5); what is invalid is replaced."""
+    try:
+        if _ESCAPE in raw:
+            return str(decode_bytes(raw, encodings, _DELIMITERS))
+        return raw.decode(encodings[0])
+    except (UnicodeError, Warning):
+        return raw.decode(encodings[0], "replace")
+
+
+def _value(raw: bytes, kind: Kind, encodings: Sequence[str], order: str) -> str | int | None:
     if kind is Kind.TEXT:
-        decoded: str = decode_bytes(raw, encodings, set())
-        return decoded.replace("\0", "").strip()  # NUL: padding by mistake, which no database text may hold
+        # NUL: padding by mistake, which no database text may hold
+        return decode_text(raw, encodings).replace("\0", "").strip()
+    if kind is Kind.UNSIGNED:
+        return int(struct.unpack(order + "H", raw[:2])[0]) if len(raw) >= 2 else None
     text = raw.decode("ascii", "replace").strip("\0 ")
     return _integer(text) if kind is Kind.INTEGER else text.replace("\0", "\ufffd")
 

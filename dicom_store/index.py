@@ -10,6 +10,9 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+# PostgreSQL indexes no text beyond 2704 bytes; the longest that DICOM allows here has 194 characters.
+INDEXED_CHARACTERS = 256
+
 
 class UtcText(TypeDecorator[datetime]):
     """An aware instant as `YYYY-MM-DDThh:mm:ss.ffffffZ`: the same text, and order, on every engine."""
@@ -27,7 +30,7 @@ class UtcText(TypeDecorator[datetime]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:
         """Gives UTC."""
-        return None if value is None else datetime.strptime(value, "%Y-%m-%dT%H:%M:%S.%f%z").astimezone(UTC)
+        return None if value is None else datetime.fromisoformat(value)
 
 
 class Base(DeclarativeBase):
@@ -35,15 +38,27 @@ class Base(DeclarativeBase):
 
 
 class StudyRow(Base):
-    """One study; values of the first instance received that has them."""
+    """One study; values of the first instance received that has them, as text of at most `INDEXED_CHARACTERS`."""
 
     __tablename__ = "dicom_study"
+    __table_args__ = tuple(
+        Index(f"ix_dicom_study_{column}", column)
+        for column in ("study_date", "patient_id", "patient_name", "accession_number")
+    )
 
     study_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
     study_date: Mapped[str] = mapped_column(Text)
     study_time: Mapped[str] = mapped_column(Text)
     study_description: Mapped[str] = mapped_column(Text)
     received_at: Mapped[datetime] = mapped_column(UtcText)
+    patient_name: Mapped[str] = mapped_column(Text, server_default="")
+    patient_id: Mapped[str] = mapped_column(Text, server_default="")
+    patient_birth_date: Mapped[str] = mapped_column(Text, server_default="")
+    patient_sex: Mapped[str] = mapped_column(Text, server_default="")
+    accession_number: Mapped[str] = mapped_column(Text, server_default="")
+    referring_physician_name: Mapped[str] = mapped_column(Text, server_default="")
+    study_id: Mapped[str] = mapped_column(Text, server_default="")
+    timezone_offset_from_utc: Mapped[str] = mapped_column(Text, server_default="")
 
 
 class SeriesRow(Base):
@@ -58,10 +73,15 @@ class SeriesRow(Base):
     series_number: Mapped[int | None] = mapped_column(Integer)
     series_description: Mapped[str] = mapped_column(Text)
     body_part_examined: Mapped[str] = mapped_column(Text)
+    performed_procedure_step_start_date: Mapped[str] = mapped_column(Text, server_default="")
+    performed_procedure_step_start_time: Mapped[str] = mapped_column(Text, server_default="")
 
 
 class InstanceRow(Base):
-    """One instance: where its file is, and what must not disagree within a study."""
+    """One instance: where its file is, and what must not disagree within a study.
+
+    `metadata_length`: of the DICOM JSON behind the file (`segment_writer.metadata_offset`); NULL = none there.
+    """
 
     __tablename__ = "dicom_instance"
     __table_args__ = (
@@ -91,6 +111,10 @@ class InstanceRow(Base):
     received_at: Mapped[datetime] = mapped_column(UtcText)
     rejected_code: Mapped[str | None] = mapped_column(String(16))
     rejected_at: Mapped[datetime | None] = mapped_column(UtcText)
+    rows: Mapped[int | None] = mapped_column(Integer)
+    columns: Mapped[int | None] = mapped_column(Integer)
+    bits_allocated: Mapped[int | None] = mapped_column(Integer)
+    metadata_length: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class NoteRow(Base):

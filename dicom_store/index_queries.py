@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from sys import intern
 from typing import Any, cast
 
 from sqlalchemy import Row, Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from dicom_store.index import Base, InstanceRow, SeriesRow, StudyRow
+from dicom_store.index import INDEXED_CHARACTERS, Base, InstanceRow, SeriesRow, StudyRow
 from dicom_store.instance import InstanceHeader
+from dicom_store.segment_record import HEADER as RECORD_HEADER
 from dicom_store.study import InstanceRef
 
 _INSERTS: Mapping[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -24,13 +26,14 @@ _INSERTS: Mapping[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "post
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an instance's file is (see `segments.Stored`), and the SHA-256 of its data set alone."""
+    """Where an instance's file is (see `segment_writer.Stored`), and the SHA-256 of its data set alone."""
 
     segment: str
     offset: int
     length: int
     sha256: str
     data_set_sha256: str
+    metadata_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class IndexedInstance:
     place: Place
     received_at: datetime
     rejected: str | None = None
+    bits_allocated: int | None = None
 
 
 def add(
@@ -60,21 +64,11 @@ def add(
     """
     study = {"study_instance_uid": header.StudyInstanceUID}
     series = {**study, "series_instance_uid": header.SeriesInstanceUID}
-    study_values = {
-        "study_date": header.StudyDate,
-        "study_time": header.StudyTime,
-        "study_description": header.StudyDescription,
-    }
-    series_values = {
-        "modality": header.Modality,
-        "series_number": header.SeriesNumber,
-        "series_description": header.SeriesDescription,
-        "body_part_examined": header.BodyPartExamined,
-    }
+    study_values = _study_values(header)
     if not describes_study:
         study_values = dict.fromkeys(study_values, "")
     _complete(session, StudyRow, study, study_values, {"received_at": received_at})
-    _complete(session, SeriesRow, series, series_values, {})
+    _complete(session, SeriesRow, series, _series_values(header), {})
     values = {**series, **_instance_values(header), **_place_values(place), "received_at": received_at}
     return insert(session, InstanceRow, values)
 
@@ -94,8 +88,37 @@ def find(session: Session, sop_instance_uid: str) -> IndexedInstance | None:
 
 def known_end(session: Session, segment: str) -> int:
     """End of the last indexed record of a segment, in bytes; 0 without any."""
-    end = func.max(InstanceRow.payload_offset + InstanceRow.payload_length)
+    metadata = func.coalesce(InstanceRow.metadata_length + RECORD_HEADER.size, 0)
+    end = func.max(InstanceRow.payload_offset + InstanceRow.payload_length + metadata)
     return int(session.scalar(select(end).where(InstanceRow.segment == segment)) or 0)
+
+
+def _study_values(header: InstanceHeader) -> dict[str, str]:
+    values = {
+        "study_date": header.StudyDate,
+        "study_time": header.StudyTime,
+        "study_description": header.StudyDescription,
+        "patient_name": header.PatientName,
+        "patient_id": header.PatientID,
+        "patient_birth_date": header.PatientBirthDate,
+        "patient_sex": header.PatientSex,
+        "accession_number": header.AccessionNumber,
+        "referring_physician_name": header.ReferringPhysicianName,
+        "study_id": header.StudyID,
+        "timezone_offset_from_utc": header.TimezoneOffsetFromUTC,
+    }
+    return {name: value[:INDEXED_CHARACTERS] for name, value in values.items()}
+
+
+def _series_values(header: InstanceHeader) -> dict[str, str | int | None]:
+    return {
+        "modality": header.Modality,
+        "series_number": header.SeriesNumber,
+        "series_description": header.SeriesDescription,
+        "body_part_examined": header.BodyPartExamined,
+        "performed_procedure_step_start_date": header.PerformedProcedureStepStartDate,
+        "performed_procedure_step_start_time": header.PerformedProcedureStepStartTime,
+    }
 
 
 def _instance_values(header: InstanceHeader) -> dict[str, Any]:
@@ -108,6 +131,9 @@ def _instance_values(header: InstanceHeader) -> dict[str, Any]:
         "patient_id": header.PatientID,
         "patient_birth_date": header.PatientBirthDate,
         "accession_number": header.AccessionNumber,
+        "rows": header.Rows,
+        "columns": header.Columns,
+        "bits_allocated": header.BitsAllocated,
     }
 
 
@@ -118,6 +144,7 @@ def _place_values(place: Place) -> dict[str, Any]:
         "payload_length": place.length,
         "payload_sha256": place.sha256,
         "data_set_sha256": place.data_set_sha256,
+        "metadata_length": place.metadata_length,
     }
 
 
@@ -152,8 +179,8 @@ def ref_of(row: Row[Any]) -> InstanceRef:
     """The reference to the instance of a row."""
     return InstanceRef(
         row.sop_instance_uid,
-        row.sop_class_uid,
-        row.transfer_syntax_uid,
+        intern(row.sop_class_uid),
+        intern(row.transfer_syntax_uid),
         row.instance_number,
         row.number_of_frames,
     )
@@ -162,7 +189,12 @@ def ref_of(row: Row[Any]) -> InstanceRef:
 def indexed(row: Row[Any]) -> IndexedInstance:
     """The instance of a whole row."""
     place = Place(
-        row.segment, row.payload_offset, row.payload_length, row.payload_sha256, row.data_set_sha256
+        row.segment,
+        row.payload_offset,
+        row.payload_length,
+        row.payload_sha256,
+        row.data_set_sha256,
+        row.metadata_length,
     )
     return IndexedInstance(
         ref_of(row),
@@ -171,4 +203,5 @@ def indexed(row: Row[Any]) -> IndexedInstance:
         place,
         row.received_at,
         row.rejected_code,
+        row.bits_allocated,
     )

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class InstanceHeader:
     """What the door reads of a data set. Texts are decoded and stripped; absent = "" or None.
 
-    The four UIDs are syntactically valid (PS3.5 9.1): `header.read_header` refuses the others.
+    Person names are as written, with `^` and `=`. The four UIDs are syntactically valid (PS3.5 9.1):
+    `header.read_header` refuses the others.
     """
 
     SOPClassUID: str
@@ -29,3 +30,13 @@ class InstanceHeader:
     BodyPartExamined: str = ""
     InstanceNumber: int | None = None
     NumberOfFrames: int | None = None
+    PatientName: str = ""
+    PatientSex: str = ""
+    ReferringPhysicianName: str = ""
+    StudyID: str = ""
+    TimezoneOffsetFromUTC: str = ""
+    PerformedProcedureStepStartDate: str = ""
+    PerformedProcedureStepStartTime: str = ""
+    Rows: int | None = None
+    Columns: int | None = None
+    BitsAllocated: int | None = None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import struct
 
 from dicom_store.instance import InstanceHeader
+from dicom_store.scanner import Buffer
 
 IMPLEMENTATION_CLASS_UID = "2.25.329359049293460223891689012542539406456"
 IMPLEMENTATION_VERSION_NAME = "DRIMBOX_1"
 
 _PREAMBLE = bytes(128) + b"DICM"
+_BEGINNING = b"DICM" + struct.pack("<HH2sH", 0x0002, 0x0000, b"UL", 4)
+_META_START = 144  # after preamble, prefix and group length
 
 
 def file_start(header: InstanceHeader, source_ae_title: str = "") -> bytes:
@@ -26,6 +29,13 @@ def file_start(header: InstanceHeader, source_ae_title: str = "") -> bytes:
         elements.append(_text(0x0016, b"AE", source_ae_title))
     meta = b"".join(elements)
     return _PREAMBLE + struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(meta)) + meta
+
+
+def data_set_offset(file: Buffer) -> int:
+    """Where the data set begins in a file that begins as `file_start` made it, in bytes. Raises ValueError."""
+    if bytes(file[128:140]) != _BEGINNING:
+        raise ValueError("not the beginning of a DICOM file")
+    return _META_START + int(struct.unpack("<I", file[140:_META_START])[0])
 
 
 def _text(number: int, vr: bytes, text: str) -> bytes:

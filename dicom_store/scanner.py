@@ -1,7 +1,7 @@
 """Raw values of chosen tags of a data set: a struct scanner; pydicom for what the scanner refuses.
 
 The scanner reads explicit VR (little and big endian) and implicit VR little endian, native or encapsulated,
-up to (0028,0008), without copying the data set. It refuses what the standard does not allow (tags out of
+up to (0040,0245), without copying the data set. It refuses what the standard does not allow (tags out of
 order, unknown VRs); pydicom then reads the beginning of the data set. Both give the same raw bytes.
 """
 
@@ -21,15 +21,20 @@ PREFIX_BYTES = 16 * 1024 * 1024  # what is inflated or given to pydicom at most
 VALUE_BYTES = 4096  # longer values are cut: nothing of ours compares beyond
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+FIRST_TAG, LAST_TAG, _PIXELS = 0x00080001, 0x00400245, 0x7FE00000
+_NEEDED_TAG = 0x00280100  # the last one that an image must have
 _MAX_DEPTH = 256
-_FIRST_TAG, _LAST_TAG, _PIXELS = 0x00080001, 0x00280008, 0x7FE00000
 _LONG_VR = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _SHORT_VR = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 
 
 class Unreadable(ValueError):
     """The bytes are not a data set in the encoding announced."""
+
+
+class UnknownVR(Unreadable):
+    """An element whose VR is none of PS3.5 6.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +45,36 @@ class Encoding:
     big_endian: bool = False
 
 
-def scan(data_set: Buffer, encoding: Encoding, wanted: Set[int]) -> dict[int, bytes]:
-    """Raw values of the wanted tags up to (0028,0008), by tag.
+def scan(
+    data_set: Buffer, encoding: Encoding, wanted: Set[int], last_tag: int = LAST_TAG
+) -> dict[int, bytes]:
+    """Raw values of the wanted tags up to `last_tag`, by tag.
 
-    Raises `Unreadable` for anything irregular on the way there.
+    Raises `Unreadable` for anything irregular up to (0028,0100). What is irregular after it ends the scan: no
+    instance is refused for what comes there.
     """
-    scanner = _Scanner(data_set, encoding)
+    scanner = Scanner(data_set, encoding)
     found: dict[int, bytes] = {}
     position = previous = 0
-    while position < scanner.end:
-        tag, vr, length, start = scanner.element(position, encoding.implicit_vr)
-        if tag > _LAST_TAG:
-            return found
-        if tag <= previous or tag < _FIRST_TAG:
-            raise Unreadable("tags out of order")
-        previous = tag
-        if length == UNDEFINED_LENGTH:
-            position = scanner.after_sequence(start, vr, encoding.implicit_vr)
-            continue
-        position = scanner.after_value(start, length)
-        if tag in wanted:
-            found[tag] = bytes(scanner.view[start : start + min(length, VALUE_BYTES)])
+    passed = False
+    try:
+        while position < scanner.end:
+            tag, vr, length, start = scanner.element(position, encoding.implicit_vr)
+            if tag > last_tag:
+                return found
+            passed = tag > _NEEDED_TAG
+            if tag <= previous or tag < FIRST_TAG:
+                raise Unreadable("tags out of order")
+            previous = tag
+            if length == UNDEFINED_LENGTH:
+                position = scanner.after_sequence(start, vr, encoding.implicit_vr)
+                continue
+            position = scanner.after_value(start, length)
+            if tag in wanted:
+                found[tag] = bytes(scanner.view[start : start + min(length, VALUE_BYTES)])
+    except Unreadable:
+        if not passed:
+            raise
     return found
 
 
@@ -96,7 +110,7 @@ def _checked_value(element: RawDataElement, encoding: Encoding) -> bytes:
     return bytes(value[:VALUE_BYTES])
 
 
-class _Scanner:
+class Scanner:
     """Element headers at positions of one buffer; never reads beyond it."""
 
     def __init__(self, data_set: Buffer, encoding: Encoding) -> None:
@@ -120,8 +134,18 @@ class _Scanner:
         except struct.error as error:
             raise Unreadable("the data set ends inside an element header") from error
         if vr not in _SHORT_VR:
-            raise Unreadable("unknown VR")
+            raise UnknownVR("unknown VR")
         return group << 16 | number, vr, length, position + 8
+
+    def foreign_element(self, position: int) -> tuple[int, bytes, int, int]:
+        """The same where `element` meets an unknown VR, read as pydicom does.
+
+        What could be a VR of the future has a short length and is `UN`; anything else is implicit VR.
+        """
+        group, number, vr, length = self._explicit(self.view, position)
+        if b"AA" <= vr <= b"ZZ":
+            return group << 16 | number, b"UN", length, position + 8
+        return self.element(position, True)
 
     def after_value(self, start: int, length: int) -> int:
         """Position after a value of defined length."""
@@ -131,37 +155,35 @@ class _Scanner:
 
     def after_sequence(self, start: int, vr: bytes, implicit_vr: bool) -> int:
         """Position after the sequence of undefined length whose first item would begin at `start`."""
-        open_levels = [
-            (_ITEM, self._inner(vr, implicit_vr))
-        ]  # (what may come: items, or elements of an item)
+        open_levels = [(ITEM, self._inner(vr, implicit_vr))]  # (what may come: items, or elements of an item)
         position = start
         while open_levels:
             if len(open_levels) > _MAX_DEPTH:
                 raise Unreadable("sequences nested too deeply")
             awaited, implicit_vr = open_levels[-1]
             tag, _, length, value = self.element(position, True)
-            if tag == (_SEQUENCE_END if awaited == _ITEM else _ITEM_END):
+            if tag == (SEQUENCE_END if awaited == ITEM else ITEM_END):
                 open_levels.pop()
                 position = value
-            elif awaited == _ITEM:
+            elif awaited == ITEM:
                 position = self._enter_item(tag, length, value, open_levels)
             else:
                 position = self._enter_element(position, open_levels)
         return position
 
     def _enter_item(self, tag: int, length: int, value: int, levels: list[tuple[int, bool]]) -> int:
-        if tag != _ITEM:
+        if tag != ITEM:
             raise Unreadable("something else than an item in a sequence")
         if length != UNDEFINED_LENGTH:
             return self.after_value(value, length)
-        levels.append((_ITEM_END, levels[-1][1]))
+        levels.append((ITEM_END, levels[-1][1]))
         return value
 
     def _enter_element(self, position: int, levels: list[tuple[int, bool]]) -> int:
         _, vr, length, value = self.element(position, levels[-1][1])
         if length != UNDEFINED_LENGTH:
             return self.after_value(value, length)
-        levels.append((_ITEM, self._inner(vr, levels[-1][1])))
+        levels.append((ITEM, self._inner(vr, levels[-1][1])))
         return value
 
     def _inner(self, vr: bytes, implicit_vr: bool) -> bool:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import struct
+from enum import IntEnum
 from pathlib import PurePosixPath
 
 from dicom_store.paths import InvalidUID, study_directory
 
-HEADER = struct.Struct(">4sHHQ32s")  # magic, version, reserved, payload length, SHA-256 of the payload
+HEADER = struct.Struct(">4sHHQ32s")  # magic, version, kind, payload length, SHA-256 of the payload
 MAGIC, VERSION = b"DSEG", 1
+
+
+class Kind(IntEnum):
+    """What the payload of a record is."""
+
+    DICOM_FILE = 0
+    DICOM_JSON = 1  # of the instance whose file is the record before
 
 
 class SegmentDamaged(Exception):
@@ -20,23 +28,23 @@ class SegmentAbsent(SegmentDamaged):
     """There is no such segment."""
 
 
-def check_record(descriptor: int, offset: int, length: int) -> None:
+def check_record(descriptor: int, offset: int, length: int, kind: Kind = Kind.DICOM_FILE) -> None:
     """Raises `SegmentDamaged` unless a record with a payload of `length` bytes at `offset` is there."""
     start = offset - HEADER.size
     header = os.pread(descriptor, HEADER.size, start) if start >= 0 else b""
-    if len(header) != HEADER.size or HEADER.unpack(header)[:4] != (MAGIC, VERSION, 0, length):
+    if len(header) != HEADER.size or HEADER.unpack(header)[:4] != (MAGIC, VERSION, kind, length):
         raise SegmentDamaged("no record of that length at that place")
 
 
 def count_records(descriptor: int, position: int, size: int) -> int:
-    """Complete records from `position` on; stops at the first that is torn."""
+    """Complete DICOM files from `position` on; stops at the first record that is torn."""
     count = 0
     while position + HEADER.size <= size:
-        magic, version, _, length, _ = HEADER.unpack(os.pread(descriptor, HEADER.size, position))
+        magic, version, kind, length, _ = HEADER.unpack(os.pread(descriptor, HEADER.size, position))
         position += HEADER.size + length
         if (magic, version) != (MAGIC, VERSION) or position > size:
             break
-        count += 1
+        count += kind == Kind.DICOM_FILE
     return count
 
 

@@ -1,8 +1,9 @@
-"""Append-only segment files: the only file that opens image files.
+"""Append-only segment files: where they are, how they are read, what a crash leaves (written: `segment_writer`).
 
-A segment holds instances of one study, written by one association. Record = header (magic, version, payload
-length, SHA-256 of the payload) + payload (a DICOM file). A record counts once a committed index row points to
-it: after a crash, `Segments.recover` cuts whatever lies after the last one.
+A segment holds instances of one study, written by one association. Record = header (magic, version, kind, payload
+length, SHA-256 of the payload) + payload: a DICOM file, or directly behind it the DICOM JSON of that instance. A
+record counts once a committed index row points to it: after a crash, `Segments.recover` cuts whatever lies after
+the last one.
 
     root/segments/<2 hex>/<2 hex>/<StudyInstanceUID>/<random>.seg
     root/journal/<random>.journal      segments that a process created; locked while the process lives
@@ -12,55 +13,35 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
+import mmap
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_store.journal import Journal, abandoned_journals, sync_directory
 from dicom_store.paths import study_directory
-from dicom_store.scanner import Buffer
 from dicom_store.segment_record import (
-    HEADER,
-    MAGIC,
-    VERSION,
+    Kind,
     SegmentAbsent,
     SegmentDamaged,
     check_record,
     count_records,
     is_segment_name,
 )
-from dicom_store.status import Outcome, StoreRefused
+from dicom_store.segment_source import SegmentSource
+from dicom_store.segment_writer import SegmentWriter
 
 CHUNK_BYTES = 256 * 1024
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+SOURCES = 4096  # names of segments whose files were looked up
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # ELOOP: a symbolic link is not a segment
-_WRITEV_MAX = 512  # buffers given to one call; the kernel takes 1024
-
-
-class StorageFull(StoreRefused):
-    """No room, or less than the free space that must remain."""
-
-    def __init__(self, reason: str = "the storage is full") -> None:
-        super().__init__(Outcome.OUT_OF_RESOURCES, reason)
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Where a payload is. `segment`: path under root/segments; the rest: of the payload, in bytes."""
-
-    segment: str
-    offset: int
-    length: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A segment of a dead process. `dropped_records`: whole ones; `damaged`: why rows cannot be served, or ""."""
+    """A segment of a dead process. `dropped_records`: whole DICOM files; `damaged`: why rows are not served, or ""."""
 
     segment: str
     kept_bytes: int
@@ -81,16 +62,24 @@ class Segments:
         for directory in (root, root.parent):
             sync_directory(directory)
         self._journal = Journal(self._journals)
+        self._sources: dict[str, SegmentSource] = {}
 
     def writer(self, study_instance_uid: str) -> SegmentWriter:
         """A new segment for a study; its file is created by the first append. Raises `paths.InvalidUID`."""
         name = str(study_directory(study_instance_uid) / f"{secrets.token_hex(16)}.seg")
         return SegmentWriter(self._base, name, self._journal, self._minimum_free_bytes)
 
-    def read(self, segment: str, offset: int, length: int, chunk: int = CHUNK_BYTES) -> Iterator[bytes]:
+    def read(
+        self,
+        segment: str,
+        offset: int,
+        length: int,
+        chunk: int = CHUNK_BYTES,
+        kind: Kind = Kind.DICOM_FILE,
+    ) -> Iterator[bytes]:
         """The payload at `offset`, `chunk` bytes at a time. Raises `SegmentDamaged` when it is not there."""
         with _opened(self._path(segment), os.O_RDONLY) as descriptor:
-            check_record(descriptor, offset, length)
+            check_record(descriptor, offset, length, kind)
             end = offset + length
             while offset < end:
                 data = os.pread(descriptor, min(chunk, end - offset), offset)
@@ -98,6 +87,28 @@ class Segments:
                     raise SegmentDamaged("the segment ends inside a record")
                 offset += len(data)
                 yield data
+
+    def view(self, segment: str, offset: int, length: int) -> memoryview:
+        """The payload of a DICOM file without reading it: pages come when they are looked at (mmap).
+
+        Raises `SegmentDamaged` when it is not there.
+        """
+        with _opened(self._path(segment), os.O_RDONLY) as descriptor:
+            check_record(descriptor, offset, length)
+            if os.fstat(descriptor).st_size < offset + length:
+                raise SegmentDamaged("the segment ends inside a record")
+            begin = offset - offset % mmap.ALLOCATIONGRANULARITY
+            mapped = mmap.mmap(descriptor, offset + length - begin, prot=mmap.PROT_READ, offset=begin)
+        return memoryview(mapped)[offset - begin :]  # unmapped with its last view
+
+    def source(self, segment: str) -> SegmentSource:
+        """The file of a segment as the source of a body's extents. Raises `SegmentDamaged` as `read`."""
+        known = self._sources.get(segment)
+        if known is None:
+            if len(self._sources) >= SOURCES:
+                self._sources.clear()
+            known = self._sources[segment] = SegmentSource(self._path(segment))
+        return known
 
     def holds(self, segment: str, offset: int, length: int) -> bool:
         """Whether a record of that length is there whole."""
@@ -171,105 +182,6 @@ class Segments:
         if not is_segment_name(segment) or not path.parent.resolve().is_relative_to(self._base.resolve()):
             raise SegmentDamaged("not the name of a segment under the storage root")
         return path
-
-
-class SegmentWriter:
-    """One segment being written by one association, locked (flock) while open. Not for several threads.
-
-    Close it only when the transaction that indexes its records has ended.
-    """
-
-    def __init__(self, base: Path, segment: str, journal: Journal, minimum_free_bytes: int) -> None:
-        self._base = base
-        self._segment = segment
-        self._journal = journal
-        self._minimum_free_bytes = minimum_free_bytes
-        self._descriptor = -1
-        self._lease: Callable[[], None] | None = None
-        self.end = 0  # bytes written and synced
-        self.closed = False
-
-    def append(self, parts: Sequence[Buffer]) -> Stored:
-        """Write one record, durable when it returns. `parts`: the payload in pieces.
-
-        Raises `StorageFull`, or `OSError`; either way nothing of the record remains.
-        """
-        if self.closed:
-            raise ValueError("the segment is closed")
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(part)
-        length = sum(memoryview(part).nbytes for part in parts)
-        header = HEADER.pack(MAGIC, VERSION, 0, length, digest.digest())
-        try:
-            self._require_room(len(header) + length)
-            self._create()
-            self._write([header, *parts])
-        except OSError as error:
-            self._back_out()
-            if error.errno in _FULL:
-                raise StorageFull from error
-            raise
-        stored = Stored(self._segment, self.end + len(header), length, digest.hexdigest())
-        self.end = stored.offset + length
-        return stored
-
-    def close(self) -> None:
-        """Close and unlock the file; closing twice is harmless."""
-        if not self.closed:
-            self.closed = True
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-            if self._lease:
-                self._lease()
-
-    def _require_room(self, wanted: int) -> None:
-        volume = os.statvfs(self._base)
-        if volume.f_bavail * volume.f_frsize - wanted < self._minimum_free_bytes:
-            raise StorageFull("less free space than must remain")
-
-    def _create(self) -> None:
-        """Journal, directories, file, in this order: no file is unknown after a crash."""
-        if self._descriptor >= 0:
-            return
-        self._lease = self._lease or self._journal.enter(self._segment)
-        path = self._base / self._segment
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._descriptor = os.open(path, flags, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for directory in (path.parent, *list(path.parent.parents)[:3]):
-            sync_directory(directory)
-
-    def _write(self, parts: Sequence[Buffer]) -> None:
-        pending = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
-        position = self.end
-        while pending:
-            written = os.pwritev(self._descriptor, pending[:_WRITEV_MAX], position)
-            position += written
-            while pending and written >= len(pending[0]):
-                written -= len(pending.pop(0))
-            if written:
-                pending[0] = pending[0][written:]
-        try:
-            os.fdatasync(self._descriptor)
-        except OSError:
-            # the kernel may have dropped the pages it could not write: never trust this descriptor again
-            self._back_out()
-            self.close()
-            raise
-
-    def _back_out(self) -> None:
-        """Cut the file back to its last good end; without one, or if even that fails, write no more to it."""
-        if self.closed:
-            return
-        try:
-            if self._descriptor >= 0:
-                os.ftruncate(self._descriptor, self.end)
-        except OSError:
-            self.close()
-        if self.end == 0:
-            self.close()
 
 
 @contextmanager

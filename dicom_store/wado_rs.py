@@ -1,280 +1,156 @@
-"""WADO-RS (PS3.18 10.4, RAD-107): studies, series, instances, as a bare ASGI callable that streams.
+"""WADO-RS (PS3.18 10.4, RAD-107): instances that were granted → the answer that gives them in the form accepted.
 
-It knows HTTP and representations; who may have what is decided by the injected `retrieve`, which raises
-`HttpRefusal`. Both injected callables block, and run in threads of their own.
+Who may have what is decided before, by others. An instance leaves as stored, as an extent of its segment, or
+converted while the parts before it are sent.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
-import re
+import hashlib
 import secrets
-import traceback
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
-from urllib.parse import parse_qs
+from typing import Protocol
 
 from dicom_store.archive import StoredInstance
-from dicom_store.multipart import Part, content_length, write_parts
-from dicom_store.negotiation import Acceptable, Form, parse_accept
-from dicom_store.paths import InvalidUID, check_uid
-from dicom_store.representation import check_frames, choose_form, dicom_type
+from dicom_store.asgi import HttpRequest
+from dicom_store.body import Body, Extent, Later, Piece, Source, body_of
+from dicom_store.byte_range import asked_range
+from dicom_store.negotiation import Form, ServingPolicy, parse_accept
+from dicom_store.representation import InstanceFacts, check_frames, plan
+from dicom_store.resources import Resource
 from dicom_store.status import HttpRefusal
+from dicom_store.transmit import Transfer
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+class Conversions(Protocol):
+    """Transfer syntaxes into others. `converted` raises `HttpRefusal`: 406 when it cannot be done, 503 when busy."""
 
-CHUNK_BYTES = 256 * 1024
-STALL_SECONDS = 60.0  # a reader that takes nothing for so long loses its place
-RETRY_AFTER = "5"
-_ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/]*")
-_RESOURCE = re.compile(
-    r"/studies/(?P<study>[^/]+)"
-    r"(?:/series/(?P<series>[^/]+)(?:/instances/(?P<sop>[^/]+)(?:/frames/(?P<frames>[^/]+))?)?)?"
-)
-_FRAMES = re.compile(r"[1-9][0-9]{0,8}(?:,[1-9][0-9]{0,8})*")
-_END = object()
+    def can(self, stored: str, target: str) -> bool: ...
+    async def converted(self, stored: StoredInstance, target: str, client: str) -> Extent: ...
 
 
 @dataclass(frozen=True, slots=True)
-class WadoRequest:
-    """What is asked, and by whom. UIDs are valid; repeated headers are joined by ", " (so no UID, no token).
+class Images:
+    """The answer, and the transfer syntaxes in which the instances leave."""
 
-    `frames`: list as written, None = whole instances; `peer_certificate`: DER, put in the ASGI state by the
-    listener; `client`: address.
-    """
-
-    method: str
-    study: str
-    series: str | None
-    sop: str | None
-    frames: str | None
-    authorization: str | None
-    kos: str | None
-    peer_certificate: bytes | None
-    client: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    headers: Mapping[str, str]
-    chunks: Callable[[], Iterator[bytes]]
+    transfer: Transfer
+    syntaxes: tuple[str, ...]
 
 
 class WadoRs:
-    """The ASGI application. `max_streams` requests at once, more are answered 503."""
+    """Makes the answers. `source(segment)`: the file that the extents of its instances point into."""
 
     def __init__(
-        self,
-        base_path: str,
-        retrieve: Callable[[WadoRequest], Iterable[StoredInstance]],
-        read: Callable[[StoredInstance], Iterator[bytes]],
-        max_streams: int,
-        stall_timeout: float = STALL_SECONDS,
+        self, source: Callable[[str], Source], conversions: Conversions, policy: ServingPolicy
     ) -> None:
-        self._base = base_path.rstrip("/")
-        self._retrieve = retrieve
-        self._read = read
-        self._max_streams = max_streams
-        self._stall_timeout = stall_timeout
-        self._streams = 0
-        # apart, so that a slow authorisation never holds up what is being streamed
-        self._authorisers = ThreadPoolExecutor(min(max_streams, 32), "wado-authorise")
-        self._readers = ThreadPoolExecutor(min(max_streams, 8), "wado-read")
+        self._source = source
+        self._conversions = conversions
+        self._policy = policy
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request (ASGI 3, `http` scopes)."""
-        if scope["type"] != "http":
-            raise ValueError(f"not an HTTP request: {scope['type']}")
-        head_only = scope["method"] == "HEAD"
-        try:
-            await self._answer(scope, receive, send, head_only)
-        except HttpRefusal as refusal:
-            await _send_problem(send, refusal, head_only)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, head_only: bool) -> None:
-        request = self._understand(scope)
-        if self._streams >= self._max_streams:
-            headers = {"Retry-After": RETRY_AFTER}
-            raise HttpRefusal(503, "busy", "Busy", "Too many retrievals at once; try again.", headers)
-        self._streams += 1
-        try:
-            answer = await self._prepare(request, parse_accept(_accept_lines(scope)))
-            await self._stream(answer, receive, send, head_only)
-        finally:
-            self._streams -= 1
-
-    def _understand(self, scope: Scope) -> WadoRequest:
-        """Raises `HttpRefusal` 404, 405 or 400, in this order."""
-        path = _ABSOLUTE_FORM.sub("", scope["path"], count=1) if scope["path"][:1] != "/" else scope["path"]
-        resource = _RESOURCE.fullmatch(path.removeprefix(self._base)) if path.startswith(self._base) else None
-        if resource is None:
-            raise HttpRefusal(404, "not-found", "Not found", "There is no such resource.")
-        if scope["method"] not in ("GET", "HEAD"):
-            detail = "Images are only retrieved here."
-            raise HttpRefusal(405, "method-not-allowed", "Method not allowed", detail, {"Allow": "GET, HEAD"})
-        for level in ("study", "series", "sop"):
-            _check_uid(level, resource[level])
-        if resource["frames"] is not None and not _FRAMES.fullmatch(resource["frames"]):
-            raise HttpRefusal(400, "frames-invalid", "Bad request", "A frame list is numbers from 1 on.")
-        headers = _headers(scope)
-        return WadoRequest(
-            method=scope["method"],
-            **resource.groupdict(),
-            authorization=headers.get("authorization"),
-            kos=headers.get("kos-sopinstanceuid"),
-            peer_certificate=scope.get("state", {}).get("peer_certificate"),
-            client=scope["client"][0] if scope.get("client") else "",
-        )
-
-    async def _prepare(self, request: WadoRequest, acceptable: Acceptable) -> _Answer:
-        """Authorise, then negotiate: all is decided before the first byte. Raises `HttpRefusal`."""
-        instances = await _in_thread(self._authorisers, lambda: self._retrieved(request))
+    async def answer(
+        self, request: HttpRequest, resource: Resource, instances: Sequence[StoredInstance]
+    ) -> Images:
+        """The instances of a study, a series, or one (also as its frame 1). Raises `HttpRefusal`."""
         if not instances:
             raise HttpRefusal(404, "not-found", "Not found", "There is no such instance here.")
-        if request.frames is not None:
-            check_frames(request.frames, instances[0].ref)
-        form = choose_form(acceptable, [i.ref for i in instances], alone=request.sop is not None)
-        return self._single(instances[0]) if form is Form.SINGLE else self._multipart(instances)
+        if resource.frames is not None:
+            check_frames(resource.frames, instances[0].ref)
+        chosen = plan(
+            parse_accept(request.accept),
+            [InstanceFacts(one.ref, bits_allocated=one.bits_allocated) for one in instances],
+            resource.sop is not None,
+            self._conversions.can,
+            self._policy,
+        )
+        sent = list(zip(instances, chosen.syntaxes, strict=True))
+        syntaxes = tuple(sorted(set(chosen.syntaxes)))
+        if chosen.form is Form.SINGLE:
+            return Images(await self._single(request, *sent[0]), syntaxes)
+        return Images(await self._multipart(request, sent, syntaxes), syntaxes)
 
-    def _retrieved(self, request: WadoRequest) -> Sequence[StoredInstance]:
-        try:
-            return list(self._retrieve(request))
-        except HttpRefusal:
-            raise
-        except Exception as error:
-            _log_failure("retrieval failed", error)
-            raise HttpRefusal(500, "internal-error", "Internal error", "The retrieval failed.") from error
+    async def _single(self, request: HttpRequest, stored: StoredInstance, syntax: str) -> Transfer:
+        extent = await self._extent(stored, syntax, request.client)
+        etag = _etag(stored, syntax)
+        headers = {"Content-Type": dicom_type(syntax), "Accept-Ranges": "bytes", "ETag": etag}
+        asked = request.headers
+        part = asked_range(asked.get("range"), asked.get("if-range"), etag, extent.length)
+        if part is None or request.method != "GET":
+            return Transfer(200, {**headers, "Content-Length": str(extent.length)}, body_of(extent))
+        headers |= {"Content-Range": part.content_range, "Content-Length": str(part.length)}
+        return Transfer(206, headers, body_of(extent.part(part.first, part.length)))
 
-    def _single(self, instance: StoredInstance) -> _Answer:
-        headers = {"Content-Type": dicom_type(instance.ref), "Content-Length": str(instance.length)}
-        return _Answer(headers, lambda: self._read(instance))
-
-    def _multipart(self, instances: Sequence[StoredInstance]) -> _Answer:
+    async def _multipart(
+        self, request: HttpRequest, sent: Sequence[tuple[StoredInstance, str]], syntaxes: tuple[str, ...]
+    ) -> Transfer:
         boundary = secrets.token_hex(20)
-        parts = [Part(dicom_type(i.ref), i.length, partial(self._read, i)) for i in instances]
-        syntaxes = {i.ref.TransferSyntaxUID for i in instances}
         content_type = f'multipart/related; type="application/dicom"; boundary={boundary}'
         if len(syntaxes) == 1:
-            content_type += f"; transfer-syntax={syntaxes.pop()}"
-        headers = {"Content-Type": content_type, "Content-Length": str(content_length(parts, boundary))}
-        return _Answer(headers, lambda: write_parts(parts, boundary))
+            content_type += f"; transfer-syntax={syntaxes[0]}"
+        headers = {"Content-Type": content_type}
+        if len(sent) == 1:  # made now: its length is then known
+            stored, syntax = sent[0]
+            extent = await self._extent(stored, syntax, request.client)
+            body = body_of(_head(boundary, syntax, extent.length), extent, _tail(boundary))
+        else:
+            body = Body(partial(self._parts, boundary, sent, request.client), _length(boundary, sent))
+        if body.length is not None:
+            headers["Content-Length"] = str(body.length)
+        return Transfer(200, headers, body)
 
-    async def _stream(self, answer: _Answer, receive: Receive, send: Send, head_only: bool) -> None:
-        """Send the answer; a failure after the first byte leaves it short: the server cuts the connection."""
-        if head_only:
-            await _send_start(send, 200, answer.headers)
-            await send({"type": "http.response.body", "body": b""})
-            return
-        gone = asyncio.ensure_future(_wait_for_disconnect(receive))
-        started = False
-        try:
-            async with aclosing(self._chunks(answer)) as chunks:
-                async for chunk in chunks:
-                    if not started:
-                        await _send_start(send, 200, answer.headers)
-                        started = True
-                    if gone.done():
-                        return
-                    message = {"type": "http.response.body", "body": chunk, "more_body": True}
-                    await asyncio.wait_for(send(message), self._stall_timeout)
-            await send({"type": "http.response.body", "body": b""})
-        except TimeoutError:
-            log.warning("retrieval given up: the reader takes nothing")
-        except Exception as error:
-            _log_failure("an image cannot be read", error)
-            if not started:
-                detail = "An image cannot be read."
-                raise HttpRefusal(500, "internal-error", "Internal error", detail) from error
-        finally:
-            gone.cancel()
+    def _parts(
+        self, boundary: str, sent: Sequence[tuple[StoredInstance, str]], client: str
+    ) -> Iterator[Piece]:
+        for stored, syntax in sent:
+            if syntax != stored.ref.TransferSyntaxUID:
+                yield Later(partial(self._converted_part, boundary, stored, syntax, client))
+                continue
+            yield _head(boundary, syntax, stored.length)
+            yield Extent(self._source(stored.segment), stored.offset, stored.length)
+            yield b"\r\n"
+        yield _closing(boundary)
 
-    async def _chunks(self, answer: _Answer) -> Any:
-        """Pieces of about `CHUNK_BYTES`, each made in a thread."""
-        pieces = _joined(answer.chunks())
-        while (piece := await _in_thread(self._readers, lambda: next(pieces, _END))) is not _END:
-            yield piece
+    async def _converted_part(
+        self, boundary: str, stored: StoredInstance, syntax: str, client: str
+    ) -> Sequence[bytes | Extent]:
+        extent = await self._conversions.converted(stored, syntax, client)
+        return _head(boundary, syntax, extent.length), extent, b"\r\n"
+
+    async def _extent(self, stored: StoredInstance, syntax: str, client: str) -> Extent:
+        if syntax != stored.ref.TransferSyntaxUID:
+            return await self._conversions.converted(stored, syntax, client)
+        return Extent(self._source(stored.segment), stored.offset, stored.length)
 
 
-async def _in_thread(pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(pool, call)
+def dicom_type(transfer_syntax: str) -> str:
+    """Content-Type of a DICOM file."""
+    return f"application/dicom;transfer-syntax={transfer_syntax}"
 
 
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
+def _etag(stored: StoredInstance, syntax: str) -> str:
+    """Of these very bytes: an instance is never written again at the same place."""
+    named = f"{stored.segment} {stored.offset} {stored.length} {syntax}"
+    return f'"{hashlib.sha256(named.encode("ascii")).hexdigest()[:32]}"'
 
 
-def _joined(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Small pieces (part headers, small instances) joined to at least `CHUNK_BYTES`."""
-    waiting: list[bytes] = []
-    size = 0
-    for chunk in chunks:
-        waiting.append(chunk)
-        size += len(chunk)
-        if size >= CHUNK_BYTES:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-    if waiting:
-        yield b"".join(waiting)
+def _length(boundary: str, sent: Sequence[tuple[StoredInstance, str]]) -> int | None:
+    """Bytes of a multipart whose instances all leave as stored; None when one has to be made first."""
+    if any(syntax != stored.ref.TransferSyntaxUID for stored, syntax in sent):
+        return None
+    heads = {syntax: len(_head(boundary, syntax, 0)) - 1 for _, syntax in sent}
+    parts = sum(heads[syntax] + len(str(stored.length)) + stored.length + 2 for stored, syntax in sent)
+    return parts + len(_closing(boundary))
 
 
-def _check_uid(level: str, value: str | None) -> None:
-    try:
-        if value is not None:
-            check_uid(value)
-    except InvalidUID as error:
-        raise HttpRefusal(400, "uid-invalid", "Bad request", f"The {level} is not a UID.") from error
+def _head(boundary: str, syntax: str, length: int) -> bytes:
+    about = f"Content-Type: {dicom_type(syntax)}\r\nContent-Length: {length}"
+    return f"--{boundary}\r\n{about}\r\n\r\n".encode("ascii")
 
 
-def _headers(scope: Scope) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip()
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+def _tail(boundary: str) -> bytes:
+    return b"\r\n" + _closing(boundary)
 
 
-def _accept_lines(scope: Scope) -> list[str]:
-    """The `accept` query parameter stands for the header (PS3.18 8.3.3.1)."""
-    asked = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("accept", [])
-    return asked or [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"accept"]
-
-
-def _log_failure(what: str, error: Exception) -> None:
-    # no message: it may quote data
-    log.error("%s: %s\n%s", what, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-
-
-async def _send_start(send: Send, status: int, headers: Mapping[str, str]) -> None:
-    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    raw.append((b"cache-control", b"private, no-store"))
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-
-
-async def _send_problem(send: Send, refusal: HttpRefusal, head_only: bool) -> None:
-    problem = {
-        "type": refusal.slug,
-        "title": refusal.title,
-        "status": refusal.status,
-        "detail": refusal.detail,
-    }
-    body = json.dumps(problem).encode("utf-8")
-    headers = {
-        "Content-Type": "application/problem+json",
-        "Content-Length": str(len(body)),
-        **refusal.headers,
-    }
-    await _send_start(send, refusal.status, headers)
-    await send({"type": "http.response.body", "body": b"" if head_only else body})
+def _closing(boundary: str) -> bytes:
+    return f"--{boundary}--\r\n".encode("ascii")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import tomllib
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from drimbox.domain.accounts import parse_hash
 from drimbox.domain.hl7v2_grammar import TOLERANCES
 from drimbox.domain.identifiers import INS_AUTHORITIES, is_oid
 
@@ -31,6 +32,26 @@ class ConfigurationError(Exception):
 
 class _Room(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+def _require_networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for address in value:
+        ip_network(address, strict=False)
+    return value
+
+
+def _require_fingerprint(value: str) -> str:
+    plain = value.replace(":", "").lower()
+    if plain and not re.fullmatch(r"[0-9a-f]{64}", plain):
+        raise ValueError("must be a SHA-256 of 64 hexadecimal digits")
+    return plain
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class StorageSettings(_Room):
@@ -98,20 +119,8 @@ class SenderSettings(_Room):
         default="", description="host:port of its own MLLP door, where business acknowledgements go"
     )
 
-    @field_validator("addresses")
-    @classmethod
-    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for address in value:
-            ip_network(address, strict=False)
-        return value
-
-    @field_validator("certificate_sha256")
-    @classmethod
-    def _fingerprint(cls, value: str) -> str:
-        plain = value.replace(":", "").lower()
-        if plain and not re.fullmatch(r"[0-9a-f]{64}", plain):
-            raise ValueError("must be a SHA-256 of 64 hexadecimal digits")
-        return plain
+    _networks = field_validator("addresses")(_require_networks)
+    _fingerprint = field_validator("certificate_sha256")(_require_fingerprint)
 
     @field_validator("not_tolerated")
     @classmethod
@@ -188,6 +197,43 @@ class InboxSettings(_Room):
     )
 
 
+class AccountSettings(_Room):
+    """One viewer or PACS of the department that may use the internal DICOMweb door: `[[web.accounts]]`."""
+
+    name: str = Field(
+        min_length=1, max_length=64, pattern="^[^:]*$", description="Its name, also that of HTTP Basic"
+    )
+    addresses: tuple[str, ...] = Field(
+        min_length=1, description="Addresses or networks (CIDR) that it calls from"
+    )
+    password_scrypt: str = Field(
+        default="", description="Hash of its password, as `drimbox account NAME` prints it"
+    )
+    certificate_sha256: str = Field(
+        default="",
+        description="SHA-256 of its TLS client certificate, hexadecimal; with a password, both must hold",
+    )
+    may: tuple[Literal["read", "store"], ...] = Field(
+        default=("read",), description="read = search and retrieve; store = STOW-RS"
+    )
+
+    _networks = field_validator("addresses")(_require_networks)
+    _fingerprint = field_validator("certificate_sha256")(_require_fingerprint)
+
+    @field_validator("password_scrypt")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        if value:
+            parse_hash(value)
+        return value
+
+    @model_validator(mode="after")
+    def _known_by_something(self) -> Self:
+        if not (self.password_scrypt or self.certificate_sha256):
+            raise ValueError(f"account {self.name}: give password_scrypt or certificate_sha256")
+        return self
+
+
 class WebSettings(_Room):
     """The HTTP doors: a public listener in TLS for the partners, an internal one for the department."""
 
@@ -196,17 +242,73 @@ class WebSettings(_Room):
     )
     public_host: str = Field(default="127.0.0.1", description="Address that the public listener binds")
     public_port: Port = Field(default=8443, description="Port of the public listener")
-    certificate: Path = Field(description="PEM: server certificate of the public listener, then its chain")
-    key: Path = Field(description="PEM: private key of that certificate")
-    client_authority: Path = Field(description="PEM: authorities of the partners' client certificates")
+    certificate: Path | None = Field(
+        default=None,
+        description="PEM: server certificate of the public listener, then its chain; required without proxies",
+    )
+    key: Path | None = Field(default=None, description="PEM: private key of that certificate")
+    client_authority: Path | None = Field(
+        default=None,
+        description="PEM: authorities of the partners' client certificates; required without proxies",
+    )
+    proxies: tuple[str, ...] = Field(
+        default=(),
+        description="Addresses or networks (CIDR) of the proxies where the public TLS ends: the listener then speaks"
+        " plain HTTP, to them alone",
+    )
+    proxy_certificate_header: str = Field(
+        default="X-Client-Certificate",
+        pattern=r"^[A-Za-z0-9-]{1,64}$",
+        description="Header in which a declared proxy gives the client certificate that it verified (PEM, escaped)",
+    )
     internal_host: str = Field(default="127.0.0.1", description="Address that the internal listener binds")
     internal_port: Port = Field(default=8080, description="Port of the internal listener")
+    internal_certificate: Path | None = Field(
+        default=None,
+        description="PEM: server certificate of the internal listener; required when it is not on loopback",
+    )
+    internal_key: Path | None = Field(default=None, description="PEM: private key of that certificate")
+    internal_client_authority: Path | None = Field(
+        default=None, description="PEM: authorities of the accounts' client certificates"
+    )
+    accounts: tuple[AccountSettings, ...] = Field(
+        default=(),
+        description="Who may use the internal DICOMweb door, one [[web.accounts]] each; nobody else",
+    )
     max_report_bytes: int = Field(
         default=64 * 1024 * 1024, ge=1024, description="Largest body of POST /reports, in bytes"
     )
     max_streams: int = Field(
         default=64, ge=1, description="Retrievals served at once; more are answered 503 busy"
     )
+    processes: int = Field(default=2, ge=1, le=32, description="Processes that serve both listeners")
+    stall_timeout: Seconds = Field(
+        default=60, description="Seconds in which a reader must take 256 KiB, or it loses its place"
+    )
+    prefer: Literal["stored", "quality"] = Field(
+        default="stored",
+        description="stored = an acceptable instance leaves as it is kept; quality = in the syntax of highest q",
+    )
+    allow_lossy: bool = Field(
+        default=False,
+        description="Lossy compression for a client that gives it the strictly highest q; false = never",
+    )
+    lossy_quality: int = Field(default=90, ge=50, le=100, description="Quality of that compression")
+    transcoders: int = Field(
+        default=1, ge=1, le=32, description="Conversions at once in each of the processes"
+    )
+    transcoding_timeout: Seconds = Field(default=60, description="Seconds that one conversion may last")
+    transcoding_memory_bytes: int = Field(
+        default=4 * 1024**3, ge=256 * 1024**2, description="Memory that one conversion may take, in bytes"
+    )
+    transcoding_cache_bytes: int = Field(
+        default=2 * 1024**3, ge=0, description="Converted instances kept at most, in bytes"
+    )
+    replaced_grace: float = Field(
+        default=0, ge=0, description="Seconds during which a replaced manifest still serves (404 afterwards)"
+    )
+
+    _networks = field_validator("proxies")(_require_networks)
 
     @field_validator("public_url")
     @classmethod
@@ -214,6 +316,26 @@ class WebSettings(_Room):
         if not value.startswith("https://"):
             raise ValueError("must be an https:// address")
         return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _tls_somewhere(self) -> Self:
+        if not self.proxies and not (self.certificate and self.key and self.client_authority):
+            raise ValueError(
+                "web: certificate, key and client_authority are required unless proxies are declared"
+            )
+        names = [account.name for account in self.accounts]
+        if len(set(names)) < len(names):
+            raise ValueError("web: two accounts have one name")
+        shows = [account.name for account in self.accounts if account.certificate_sha256]
+        if shows and not self.internal_client_authority:
+            raise ValueError(
+                f"web: account {shows[0]} has a certificate: internal_client_authority is required"
+            )
+        if bool(self.internal_certificate) != bool(self.internal_key):
+            raise ValueError("web: internal_certificate and internal_key go together")
+        if not self.internal_certificate and not _is_loopback(self.internal_host):
+            raise ValueError("web: internal_host is not a loopback address: internal_certificate is required")
+        return self
 
 
 class OrganisationSettings(_Room):
@@ -357,7 +479,20 @@ class PscSettings(_Room):
     client_key: Path = Field(description="PEM: its private key")
     timeout: Seconds = Field(default=5, description="Seconds for an introspection")
     cache: float = Field(
-        default=30, ge=0, le=60, description="Longest time a positive answer is believed, in seconds"
+        default=30, ge=0, le=30, description="Longest time a positive answer is believed, in seconds"
+    )
+    audiences: tuple[str, ...] = Field(
+        default=(),
+        description="Values of `aud` or `azp` that a token must have one of; empty = not looked at (tokens are issued"
+        " to other DRIMBoxes)",
+    )
+    minimum_acr: Literal["eidas1", "eidas2", "eidas3"] = Field(
+        default="eidas1", description="Lowest level of authentication accepted"
+    )
+    binding: Literal["require", "if-available"] = Field(
+        default="if-available",
+        description="Tokens bound to a certificate (`cnf`): require = refused when none reached us; if-available ="
+        " then accepted and traced; one that does not match is always refused",
     )
 
 
@@ -452,6 +587,40 @@ class ArchiveSettings(_Room):
     )
 
 
+class AuditSettings(_Room):
+    """An audit record repository that the trace is passed on to: DICOM audit messages, syslog over TLS."""
+
+    host: str = Field(
+        default="",
+        description="Name or address of the audit record repository, as its certificate says; empty = off",
+    )
+    port: Port = Field(default=6514, description="Its port (RFC 5425)")
+    authority: Path | None = Field(
+        default=None, description="PEM: authorities of its certificate; required with host"
+    )
+    certificate: Path | None = Field(
+        default=None, description="PEM: our client certificate; not set = none is shown"
+    )
+    key: Path | None = Field(default=None, description="PEM: its private key")
+    source_id: str = Field(default="", description="AuditSourceID; empty = organisation.device_id")
+    enterprise_site_id: str = Field(
+        default="", description="AuditEnterpriseSiteID; empty = organisation.structure_id"
+    )
+    interval: Seconds = Field(default=5, description="Seconds between two looks at the trace")
+    connect_timeout: float = Field(default=10, gt=0, le=30, description="Seconds to connect")
+    answer_timeout: float = Field(
+        default=30, gt=0, le=60, description="Seconds for a delivery and its confirmation"
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.host and self.authority is None:
+            raise ValueError("audit: authority is required with host")
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("audit: certificate and key go together")
+        return self
+
+
 class LogSettings(_Room):
     """Structured logs on standard error; never patient data."""
 
@@ -479,6 +648,7 @@ class Settings(_Room):
     whitelist: WhitelistSettings
     worker: WorkerSettings = WorkerSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
 
 

@@ -26,6 +26,14 @@ from sqlalchemy.orm import Session
 from drimbox.domain.errors import Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+# A PostgreSQL server that does not answer any more is an error within seconds (libpq: s, s, s, count, ms).
+_SERVER_LOST = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -114,7 +122,7 @@ def _first_line(error: DBAPIError) -> str:
 
 def _engine(url: str, busy_timeout: float) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=_SERVER_LOST)
     engine = create_engine(url, connect_args={"timeout": busy_timeout}, hide_parameters=True)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -12,6 +12,7 @@ from drimbox.adapters.tables import message_table, report_table, submission_tabl
 from drimbox.domain.lifecycle import SubmissionState
 from drimbox.flow.archive_purge import PURGED
 from drimbox.flow.records import Submission
+from drimbox.flow.retrievals import EVENTS as RETRIEVALS
 
 _LOT, _REPORT, _MESSAGE, _TRACE = submission_table.c, report_table.c, message_table.c, trace_table.c
 _ENDED = (SubmissionState.DEPRECATED, SubmissionState.WITHDRAWN, SubmissionState.DROPPED)
@@ -53,7 +54,7 @@ class LotQueries:
             select(_LOT.id, _LOT.kos, _LOT.signature, _LOT.request),
             select(_REPORT.id, _REPORT.cda),
             select(_MESSAGE.id, _MESSAGE.content, _MESSAGE.document).where(_MESSAGE.purged_at.is_(None)),
-            select(_TRACE.submission_id, _TRACE.detail),
+            select(_TRACE.submission_id, _TRACE.detail).where(_TRACE.event.not_in(RETRIEVALS)),
         ):
             for owner, *values in self._session.execute(query.execution_options(yield_per=_ROWS)):
                 if owner not in gone:

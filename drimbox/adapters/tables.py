@@ -7,6 +7,7 @@ from sqlalchemy.orm import registry
 
 from drimbox.adapters.database import UtcDateTime
 from drimbox.flow.records import (
+    AuditCursor,
     Exam,
     Gate,
     Message,
@@ -185,6 +186,20 @@ trace_table = Table(
     Column("detail", JSON, nullable=False),
 )
 
+audit_cursor_table = Table(
+    "audit_cursor",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("last_id", Integer, nullable=False),
+    Column("missing", JSON, nullable=False),
+    Column("lease_owner", String(128)),
+    Column("lease_until", UtcDateTime),
+    Column("failures", Integer, nullable=False),
+    Column("failing_since", UtcDateTime),
+    Column("last_error", Text),
+    Column("due_at", UtcDateTime),
+)
+
 mapper.map_imperatively(Exam, exam_table)
 mapper.map_imperatively(ReceivedReport, report_table)
 mapper.map_imperatively(ReportStudy, report_study_table)
@@ -195,3 +210,4 @@ mapper.map_imperatively(Receipt, receipt_table)
 mapper.map_imperatively(Submission, submission_table)
 mapper.map_imperatively(Gate, gate_table)
 mapper.map_imperatively(TraceEntry, trace_table)
+mapper.map_imperatively(AuditCursor, audit_cursor_table)

@@ -19,6 +19,8 @@ from drimbox.adapters.database import Database
 from drimbox.adapters.inbox_queries import InboxQueries
 from drimbox.adapters.ledger import SqlLedger
 from drimbox.adapters.lot_queries import LotQueries
+from drimbox.adapters.serving_queries import ServingQueries
+from drimbox.adapters.trace_queries import TraceQueries
 
 
 class SqlImages:
@@ -58,7 +60,9 @@ class SqlTransaction:
         self._session = session
         self.ledger = SqlLedger(session)
         self.lots = LotQueries(session)
+        self.serving = ServingQueries(session)
         self.inbox = InboxQueries(session)
+        self.traces = TraceQueries(session)
         self.images = SqlImages(session, archive)
 
     def commit(self) -> None:

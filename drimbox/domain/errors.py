@@ -6,6 +6,8 @@ DrimboxError
 │   ├── InstanceRefused    the DICOM instance
 │   └── AccessRefused      a retrieval
 ├── Unavailable        we cannot do it now: disk full, database locked; try again later (AR, 0xA700, 503)
+│   └── PscUnavailable     Pro Santé Connect could not be asked, or refused us as a client
+│       └── PscBusy            too many tokens are being asked about already
 └── Damaged            what we stored is gone or changed on disk: an operator restores it
 """
 
@@ -42,11 +44,12 @@ class InstanceRefused(Refused):
 
 
 class AccessRefused(Refused):
-    """A retrieval by a partner. `status`: HTTP status of design/contract.md."""
+    """A retrieval by a partner. `status`: HTTP status of design/contract.md; `why`: for the audit alone."""
 
-    def __init__(self, code: str, reason: str, status: int) -> None:
+    def __init__(self, code: str, reason: str, status: int, why: str = "") -> None:
         super().__init__(code, reason)
         self.status = status
+        self.why = why
 
 
 class Damaged(DrimboxError):
@@ -55,3 +58,11 @@ class Damaged(DrimboxError):
 
 class Unavailable(DrimboxError):
     """We cannot do it now, and saying so is honest: the sender keeps its data and tries again."""
+
+
+class PscUnavailable(Unavailable):
+    """Pro Santé Connect could not be asked, or refused us as a client: says nothing about the token."""
+
+
+class PscBusy(PscUnavailable):
+    """Too many tokens are being asked about already; those that are known are served on."""

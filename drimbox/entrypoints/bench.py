@@ -22,6 +22,7 @@ from drimbox.entrypoints.bench_intake import bench_store
 from drimbox.entrypoints.bench_manifest import bench_kos
 from drimbox.entrypoints.bench_publish import bench_publish, bench_reconcile
 from drimbox.entrypoints.bench_reports import bench_report
+from drimbox.entrypoints.bench_wado import bench_wado
 from drimbox.entrypoints.bench_whitelist import bench_whitelist
 from drimbox.entrypoints.demo_stage import StepFailed
 
@@ -40,6 +41,7 @@ BENCHES: Mapping[str, Bench] = {
     "report": Bench("ORU^R01 through the MLLP door, from its first byte to its AA", 200, bench_report),
     "kos": Bench("the manifest of one study of that many instances, and its signed lot", 2000, bench_kos),
     "publish": Bench("exams from their facts to an entryUUID, against the simulated DMP", 300, bench_publish),
+    "wado": Bench("images to partners and viewers, against Orthanc and the bare loopback", 1300, bench_wado),
     "whitelist": Bench("the verification of a signed list, against libxmlsec", 100, bench_whitelist),
     "reconcile": Bench("known exams that need nothing, all judged again", 100_000, bench_reconcile),
 }

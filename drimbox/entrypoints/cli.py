@@ -14,6 +14,7 @@ from drimbox.adapters import logs
 from drimbox.adapters.signing import UnusableCredential
 from drimbox.bootstrap import Foundation, lay_foundation
 from drimbox.domain.errors import DrimboxError
+from drimbox.entrypoints.accounts_cli import account
 from drimbox.entrypoints.archive_cli import archive_app
 from drimbox.entrypoints.bench import bench
 from drimbox.entrypoints.configuration import (
@@ -44,6 +45,7 @@ app.add_typer(kos_app, name="kos")
 app.add_typer(archive_app, name="archive")
 app.add_typer(reports_app, name="reports")
 app.add_typer(whitelist_app, name="whitelist")
+app.command("account")(account)
 app.command("status")(status)
 app.command("bench")(bench)
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -20,7 +21,7 @@ from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.second_opinion import make_second_opinion
 from drimbox.entrypoints.sender_check import sender_faults
 from drimbox.membership import own_name
-from drimbox.settings import ConfigurationError, SenderSettings, Settings, load_settings
+from drimbox.settings import ConfigurationError, Settings, load_settings
 
 PLACES = (Path("drimbox.toml"), Path("/etc/drimbox/drimbox.toml"))
 ENVIRONMENT = "DRIMBOX_CONFIG"
@@ -74,7 +75,7 @@ def _template(directory: Path) -> Iterator[str]:
     for room, room_field in Settings.model_fields.items():
         model: Any = room_field.annotation
         yield from ("", f"# {(model.__doc__ or '').strip()}", f"[{room}]")
-        tables = {key for key, field in model.model_fields.items() if _is_table(field)}
+        tables = {key for key, field in model.model_fields.items() if _row(field)}
         for key, field in model.model_fields.items():
             if key not in tables:
                 yield from _line(key, field, given.get(f"{room}.{key}"))
@@ -82,8 +83,10 @@ def _template(directory: Path) -> Iterator[str]:
             yield from _table(f"{room}.{key}", model.model_fields[key])
 
 
-def _is_table(field: FieldInfo) -> bool:
-    return SenderSettings in get_args(field.annotation)
+def _row(field: FieldInfo) -> type[BaseModel] | None:
+    """What one row of a setting of several rows is made of; None for another setting."""
+    rows = [one for one in get_args(field.annotation) if isinstance(one, type) and issubclass(one, BaseModel)]
+    return rows[0] if rows else None
 
 
 def _line(key: str, field: FieldInfo, given: str | None) -> Iterator[str]:
@@ -99,8 +102,10 @@ def _line(key: str, field: FieldInfo, given: str | None) -> Iterator[str]:
 
 def _table(name: str, field: FieldInfo) -> Iterator[str]:
     """A setting of several rows: the lines of one, to be repeated for each."""
-    yield from ("", f"# REQUIRED: {field.description}", f"#[[{name}]]")
-    for key, one in SenderSettings.model_fields.items():
+    required = "REQUIRED: " if field.default is PydanticUndefined else ""
+    yield from ("", f"# {required}{field.description}", f"#[[{name}]]")
+    row = _row(field)
+    for key, one in row.model_fields.items() if row else ():
         yield from _line(key, one, None)
 
 
@@ -137,9 +142,13 @@ def _credential_faults(settings: Settings) -> Iterator[str]:
         ("dmp.signature_certificate", dmp.signature_certificate, dmp.signature_key, CredentialKind.SIGNATURE),
         ("psc.client_certificate", psc.client_certificate, psc.client_key, CredentialKind.CLIENT),
         ("web.client_authority", web.client_authority, None, CredentialKind.AUTHORITY),
+        ("web.internal_certificate", web.internal_certificate, web.internal_key, CredentialKind.SERVER),
+        ("web.internal_client_authority", web.internal_client_authority, None, CredentialKind.AUTHORITY),
         ("mllp.tls_client_authority", mllp.tls_client_authority, None, CredentialKind.AUTHORITY),
         ("dmp.authority", dmp.authority, None, CredentialKind.AUTHORITY),
         ("psc.authority", psc.authority, None, CredentialKind.AUTHORITY),
+        ("audit.authority", settings.audit.authority, None, CredentialKind.AUTHORITY),
+        ("audit.certificate", settings.audit.certificate, settings.audit.key, CredentialKind.CLIENT),
         ("whitelist.root", room.root, None, CredentialKind.AUTHORITY),
         ("whitelist.intermediate", room.intermediate, None, CredentialKind.AUTHORITY),
         ("whitelist.authority", room.authority, None, CredentialKind.AUTHORITY),

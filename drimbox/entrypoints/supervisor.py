@@ -93,14 +93,24 @@ class Supervisor:
         os.close(self._lifeline_read)
 
 
+def lifeline() -> int | None:
+    """In a child: the descriptor that ends when the supervisor is gone; None when started without one."""
+    descriptor = os.environ.pop(LIFELINE, None)
+    return None if descriptor is None else int(descriptor)
+
+
 def follow_supervisor(stop: Callable[[], None]) -> None:
     """In a child: call `stop` when the supervisor is gone. Does nothing when started without one."""
-    descriptor = os.environ.pop(LIFELINE, None)
-    if descriptor is None:
-        return
+    descriptor = lifeline()
+    if descriptor is not None:
+        follow(descriptor, stop)
+
+
+def follow(descriptor: int, stop: Callable[[], None]) -> None:
+    """Call `stop` from a thread when the other end of a pipe is closed, by whatever end of its process."""
 
     def watch() -> None:
-        os.read(int(descriptor), 1)  # returns only at end of file: nobody ever writes
+        os.read(descriptor, 1)  # returns only at end of file: nobody ever writes
         log.warning("supervisor_gone")
         stop()
 

@@ -1,175 +1,175 @@
-"""`drimbox web`: the public listener (TLS, WADO-RS for partners) and the internal one (reports of the department)."""
+"""`drimbox web`: the public listener (WADO-RS for partners, RAD-107) and the internal one (the department).
+
+Several processes behind the same two sockets; in each, one event loop and both listeners.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
-from a2wsgi import WSGIMiddleware
-from cryptography import x509
-from uvicorn.protocols.http.h11_impl import H11Protocol
+import uvloop
 
-from dicom_store.status import HttpRefusal
-from dicom_store.wado_rs import WadoRequest, WadoRs
-from drimbox.adapters.psc import PscUnavailable
-from drimbox.bootstrap import Foundation, make_psc, utc_now
-from drimbox.domain.access import RETRY_AFTER, Wish
-from drimbox.domain.errors import AccessRefused, Unavailable
+from dicom_store.asgi import App
+from dicom_store.door import Door
+from dicom_store.places import Places
+from dicom_store.resources import IMAGES
+from drimbox.bootstrap import Foundation, lay_foundation
 from drimbox.entrypoints.cors import Cors
-from drimbox.entrypoints.reports_http import make_reports_app
-from drimbox.entrypoints.supervisor import follow_supervisor
-from drimbox.flow.authorise import SharedManifests, authorise
-from drimbox.flow.mesh import check_partner
-from drimbox.membership import make_mesh
+from drimbox.entrypoints.http_protocol import BoundedProtocol
+from drimbox.entrypoints.intake import recover
+from drimbox.entrypoints.internal_door import DepartmentDoor, make_internal_app
+from drimbox.entrypoints.partner_door import PartnerDoor
+from drimbox.entrypoints.prefork import Prefork
+from drimbox.entrypoints.proxied import Proxied
+from drimbox.entrypoints.serving import Serving, open_serving
+from drimbox.settings import Settings, WebSettings
 from whitelist.decision import origins
-from whitelist.names import subject_text
 
 log = structlog.get_logger(__name__)
 
 KEEP_ALIVE_SECONDS = 15
 SHUTDOWN_SECONDS = 10
+BACKLOG = 1024  # connections that wait to be accepted
+CONNECTIONS = 2000  # of one process, on one listener; more are answered 503
+INTERNAL_STREAMS = 64  # requests of the department at once, in all processes
 
-
-class _WithPeerCertificate(H11Protocol):
-    """Puts the client's certificate (DER, None without one) in `scope["state"]["peer_certificate"]`."""
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        session = transport.get_extra_info("ssl_object")
-        certificate = session.getpeercert(binary_form=True) if session is not None else None
-        self.app_state = {**self.app_state, "peer_certificate": certificate}
+FollowParent = Callable[[Callable[[], None]], None]
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals to `serve_web`, which stops both listeners."""
+    """Leaves the signals to `_serve`, which stops both listeners."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def make_public_app(foundation: Foundation) -> Cors:
+def make_public_app(serving: Serving, places: Places) -> App:
     """The ASGI application of the public listener."""
-    psc = make_psc(foundation.settings)
-    manifests = SharedManifests(foundation.documents)
-    mesh, rule = make_mesh(foundation.settings), foundation.settings.whitelist.peers
-
-    def retrieve(request: WadoRequest) -> Sequence[Any]:
-        wish = Wish(request.study, request.series, request.sop, request.authorization, request.kos)
-        try:
-            return authorise(
-                foundation.transactions,
-                psc,
-                PscUnavailable,
-                manifests,
-                wish,
-                now=utc_now(),
-                peer=request.client,
-                log=log.warning,
-                admit=partial(check_partner, mesh, _subject(request.peer_certificate), rule, log.warning),
-            )
-        except AccessRefused as refusal:
-            raise _http(refusal) from refusal
-        except Unavailable as error:
-            log.exception("retrieval_impossible", study=wish.study, reason=str(error))
-            raise HttpRefusal(
-                503, "busy", "Busy", "Try again later.", {"Retry-After": str(RETRY_AFTER)}
-            ) from error
-
-    base = urlsplit(foundation.settings.web.public_url).path
-    images = WadoRs(base, retrieve, foundation.archive.read, foundation.settings.web.max_streams)
-    return Cors(images, lambda: origins(mesh.current().trusted))
+    room = serving.settings.web
+    base = urlsplit(room.public_url).path
+    partners = PartnerDoor(serving.gate, serving.images)
+    door = Door(base, IMAGES, partners, places, room.stall_timeout, partners.refused)
+    app: App = Cors(door, lambda: origins(serving.mesh.current().trusted))
+    return Proxied(app, room.proxies, room.proxy_certificate_header) if room.proxies else app
 
 
-def _subject(certificate: bytes | None) -> str | None:
-    """Of the partner's TLS certificate, which was checked at the handshake; None without one.
-
-    Empty, the name of nobody, when it cannot be read: OpenSSL accepts more than X.509 allows.
-    """
-    try:
-        return None if certificate is None else subject_text(x509.load_der_x509_certificate(certificate))
-    except ValueError as error:
-        log.warning("peer_certificate_unreadable", error=type(error).__name__)
-        return ""
-
-
-def _http(refusal: AccessRefused) -> HttpRefusal:
-    headers = {}
-    if refusal.status == 401:
-        error = ', error="invalid_token"' if refusal.code == "token-inactive" else ""
-        headers["WWW-Authenticate"] = f'Bearer realm="DRIMBox"{error}'
-    if refusal.status == 503:
-        headers["Retry-After"] = str(RETRY_AFTER)
-    return HttpRefusal(refusal.status, refusal.code, refusal.code.replace("-", " "), refusal.reason, headers)
-
-
-def make_servers(foundation: Foundation) -> list[uvicorn.Server]:
-    """Both listeners, not started."""
-    room = foundation.settings.web
-    public = uvicorn.Config(
-        make_public_app(foundation),
-        host=room.public_host,
-        port=room.public_port,
-        http=_WithPeerCertificate,
-        ssl_certfile=room.certificate,
-        ssl_keyfile=str(room.key),
-        ssl_ca_certs=str(room.client_authority),
+def public_config(app: App, room: WebSettings) -> uvicorn.Config:
+    """The public listener: TLS, unless it ends at a declared proxy."""
+    if room.proxies:
+        return uvicorn.Config(app, **_common())
+    config = uvicorn.Config(
+        app,
         # A probe or a token-only client has no certificate; one that is shown must chain to the authorities.
-        ssl_cert_reqs=ssl.CERT_OPTIONAL,
+        **_tls(room.certificate, room.key, room.client_authority),
         **_common(),
     )
-    internal = uvicorn.Config(
-        WSGIMiddleware(make_reports_app(foundation)),
-        host=room.internal_host,
-        port=room.internal_port,
-        http="h11",
-        **_common(),
-    )
-    public.load()
-    assert public.ssl is not None
-    public.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
-    return [_Server(public), _Server(internal)]
+    return _with_tls_1_2(config)
+
+
+def internal_config(app: App, room: WebSettings) -> uvicorn.Config:
+    """The internal listener: plain on loopback; with TLS wherever it has a certificate."""
+    if room.internal_certificate is None:
+        return uvicorn.Config(app, **_common())
+    tls = _tls(room.internal_certificate, room.internal_key, room.internal_client_authority)
+    return _with_tls_1_2(uvicorn.Config(app, **tls, **_common()))
+
+
+def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> dict[str, Any]:
+    return {
+        "ssl_certfile": str(certificate),
+        "ssl_keyfile": str(key),
+        "ssl_ca_certs": str(authority) if authority else None,
+        "ssl_cert_reqs": ssl.CERT_OPTIONAL if authority else ssl.VerifyMode(0),
+    }
+
+
+def _with_tls_1_2(config: uvicorn.Config) -> uvicorn.Config:
+    config.load()
+    assert config.ssl is not None
+    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+    return config
 
 
 def _common() -> dict[str, Any]:
     return {
+        "http": BoundedProtocol,
         "log_config": None,
         "access_log": False,
         "lifespan": "off",
         "server_header": False,
         "proxy_headers": False,
         "ws": "none",
+        "backlog": BACKLOG,
+        "limit_concurrency": CONNECTIONS,
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
         "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
     }
 
 
 def serve_web(foundation: Foundation) -> None:
-    """Serve until SIGTERM, SIGINT or the death of the supervisor."""
-    asyncio.run(_serve(make_servers(foundation)))
+    """Serve until SIGTERM, SIGINT or the death of the supervisor. Raises `OSError` for a port that is taken."""
+    settings = foundation.settings
+    room = settings.web
+    recover(foundation)
+    foundation.database.close()  # a connection must not be shared across a fork
+    sockets = [_listen(room.public_host, room.public_port), _listen(room.internal_host, room.internal_port)]
+    places = [Places(room.max_streams, room.processes), Places(INTERNAL_STREAMS, room.processes)]
+
+    def child(number: int, follow_parent: FollowParent) -> None:
+        for one in places:
+            one.take_slot(number)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, sockets, places, follow_parent))
+
+    log.info("web_listening", count=room.processes)
+    Prefork(room.processes, child).run()
 
 
-async def _serve(servers: list[uvicorn.Server]) -> None:
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+async def _serve(
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    places: Sequence[Places],
+    follow_parent: FollowParent,
+) -> None:
     loop = asyncio.get_running_loop()
+    async with open_serving(lay_foundation(settings)) as serving:
+        department = DepartmentDoor(serving)
+        configs = (
+            public_config(make_public_app(serving, places[0]), settings.web),
+            internal_config(make_internal_app(serving, department, places[1]), settings.web),
+        )
+        servers = [_Server(config) for config in configs]
 
-    def stop() -> None:
-        for server in servers:
-            server.should_exit = True
+        def stop() -> None:
+            for server in servers:
+                server.should_exit = True
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
 
-    def stop_from_thread() -> None:
-        loop.call_soon_threadsafe(stop)
+        def stop_from_thread() -> None:
+            loop.call_soon_threadsafe(stop)
 
-    follow_supervisor(stop_from_thread)
-    log.info("web_listening")
-    await asyncio.gather(*(server.serve() for server in servers))
+        follow_parent(stop_from_thread)
+        try:
+            await asyncio.gather(
+                *(server.serve(sockets=[one]) for server, one in zip(servers, sockets, strict=True))
+            )
+        finally:
+            department.close()

@@ -30,6 +30,7 @@ from drimbox.bootstrap import (
     utc_now,
 )
 from drimbox.domain.errors import Unavailable
+from drimbox.entrypoints.audit_forwarding import make_audit_forwarding
 from drimbox.entrypoints.supervisor import follow_supervisor
 from drimbox.entrypoints.whitelist_keeping import make_keeping
 
@@ -79,6 +80,17 @@ def run_worker(foundation: Foundation) -> None:
             max_instances=1,
             coalesce=True,
         )
+        audit = make_audit_forwarding(foundation)
+        if audit is not None:
+            scheduler.add_job(
+                _count,
+                "interval",
+                args=("audit_forwarded", audit.run_due),
+                seconds=foundation.settings.audit.interval,
+                misfire_grace_time=None,
+                max_instances=1,
+                coalesce=True,
+            )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: scheduler.shutdown(wait=False))
         follow_supervisor(lambda: os.kill(os.getpid(), signal.SIGTERM))

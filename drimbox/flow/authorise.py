@@ -1,151 +1,180 @@
-"""A partner asks for images: token, then manifest, then instances; each refusal is a row of the trace."""
+"""A partner asks for images: mesh, token, manifest, instances, in this order; one audit record per request.
+
+The decision is made at the start of a transfer, on what is committed then, and not again during it.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from datetime import datetime
+from time import perf_counter
 from typing import Any, Protocol
 
-from dicom_store.rejection import REASONS
-from drimbox.domain.access import (
-    SharedManifest,
-    Wish,
-    bearer,
-    check_claims,
-    check_manifest,
-    manifest_uid,
-    refuse,
-)
-from drimbox.domain.errors import AccessRefused
-from drimbox.domain.kos import read_manifest
-from drimbox.domain.lifecycle import SubmissionState
-from drimbox.flow import trace
-from drimbox.flow.ports import Documents, Transaction, Transactions
+from drimbox.domain.access import Wish, bearer, check_token, manifest_uid, refuse
+from drimbox.domain.errors import AccessRefused, PscBusy, PscUnavailable, Unavailable
+from drimbox.domain.token_claims import Identity, TokenRules
+from drimbox.flow import retrievals
+from drimbox.flow.freshness import Freshness
+from drimbox.flow.partners import Partners
+from drimbox.flow.ports import Clock
+from drimbox.flow.retrieval_log import Open, RetrievalLog
+from drimbox.flow.retrievals import Peer
+from drimbox.flow.seldom import Seldom
+from drimbox.flow.shared_facts import SharedFacts
+
+__all__ = ["Gate", "Grant", "Peer"]
+
+Claims = Mapping[str, Any]
 
 
 class Introspection(Protocol):
-    """Asks Pro Santé Connect; raises any exception of `unavailable` when it cannot be asked."""
+    """Pro Santé Connect; see `adapters/psc.py`. `ask` raises `PscUnavailable` and `PscBusy`, so does its answer."""
 
-    def introspect(self, token: str) -> Mapping[str, Any]: ...
-
-
-class SharedManifests:
-    """What our manifests share, by SOP Instance UID: read once from the frozen bytes, kept (bytes never change)."""
-
-    def __init__(self, documents: Documents, limit: int = 1000) -> None:
-        self._documents = documents
-        self._limit = limit
-        self._shared: dict[str, frozenset[tuple[str, str]]] = {}
-
-    def of(self, transaction: Transaction, kos_uid: str) -> SharedManifest | None:
-        """The manifest of that UID with today's state, or None.
-
-        The bytes are read only while it is published: what was purged still has its precise answer.
-        """
-        submission = transaction.ledger.submission_by_kos(kos_uid)
-        if submission is None:
-            return None
-        study, state = submission.study_instance_uid, SubmissionState(submission.state)
-        if state is SubmissionState.REGISTERED and is_withdrawn(transaction, study):
-            state = SubmissionState.WITHDRAWN  # from this moment on, whatever the DMP says and when
-        shared: frozenset[tuple[str, str]] = frozenset()
-        if state is SubmissionState.REGISTERED:
-            shared = self._read(kos_uid, submission.kos or "")
-        return SharedManifest(state, study, shared)
-
-    def _read(self, kos_uid: str, digest: str) -> frozenset[tuple[str, str]]:
-        if kos_uid not in self._shared:
-            if len(self._shared) >= self._limit:
-                self._shared.clear()
-            manifest = read_manifest(self._documents.get(digest))
-            self._shared[kos_uid] = frozenset(
-                (series.series_instance_uid, ref.sop_instance_uid)
-                for series in manifest.series
-                for ref in series.instances
-            )
-        return self._shared[kos_uid]
+    def known(self, token: str) -> Claims | None: ...
+    def ask(self, token: str) -> Future[Claims]: ...
 
 
-def is_withdrawn(transaction: Transaction, study: str) -> bool:
-    """An order, an operator or the withdrawal of its report says that the exam must not be public."""
-    exam = transaction.ledger.exam(study)
-    if exam is not None and exam.withdrawn_by is not None:
-        return True
-    return transaction.ledger.had_reports(study) and not transaction.ledger.reports_of(study)
+class Grant:
+    """What may leave, in order. One of `finished` and `refused` is called once, when the request is answered."""
+
+    __slots__ = ("_case", "_log", "_open", "instances")
+
+    def __init__(self, instances: Sequence[Any], case: _Case, log: RetrievalLog) -> None:
+        self.instances = instances
+        self._case, self._log = case, log
+        self._open: Open | None = log.begin(case.record() | {"instances": len(instances)})
+
+    def finished(self, sent: int, whole: bool, syntaxes: Sequence[str], why: str = "") -> None:
+        """The transfer ended. `sent`: bytes; `syntaxes`: in which the instances left; `why` it was cut."""
+        self._end(retrievals.ended(sent, whole, syntaxes, why, self._case.milliseconds))
+
+    def refused(self, slug: str, status: int, why: str = "") -> None:
+        """Nothing was sent after all: what is granted cannot be had in the form that was asked for."""
+        self._end(retrievals.refused(slug, status, why, self._case.milliseconds) | {"instances": 0})
+
+    def _end(self, end: retrievals.Record) -> None:
+        if self._open is None:
+            raise RuntimeError("this retrieval has ended already")
+        retrieval, self._open = self._open, None
+        self._log.end(retrieval, end)
 
 
-def authorise(
-    transactions: Transactions,
-    introspection: Introspection,
-    unavailable: type[Exception],
-    manifests: SharedManifests,
-    wish: Wish,
-    *,
-    now: datetime,
-    peer: str,
-    log: Callable[..., object],
-    admit: Callable[[], None],
-) -> Sequence[Any]:
-    """Where the instances lie that the partner may have, in order.
+@dataclass(slots=True)
+class _Case:
+    """One request while it is judged: what is known of it so far."""
 
-    Raises `AccessRefused` (traced) and `errors.Unavailable`. Order of the checks: the mesh (`admit`: 503, 403), who
-    (401, 503), which manifest (400, 404, 410), which instances (404).
+    wish: Wish
+    peer: Peer
+    at: datetime
+    started: float = field(default_factory=perf_counter)
+    token: str | None = None
+    identity: Identity | None = None
+
+    def record(self) -> retrievals.Record:
+        return retrievals.begun(self.wish, self.peer, self.identity, self.token, self.at)
+
+    @property
+    def milliseconds(self) -> float:
+        return (perf_counter() - self.started) * 1000
+
+
+@dataclass
+class Gate:
+    """The decision and its record. `log(event, **fields)`, which is not told the same thing for every request.
+
+    `decide` and `admit` raise `AccessRefused` only, except for a defect or damaged bytes (then what they raise is
+    recorded as 500 internal-error).
     """
-    try:
-        admit()
-        subject = _check_token(introspection, unavailable, wish, now, log)
-        kos = manifest_uid(wish.kos)
-        with transactions.reading() as transaction:
-            shared = check_manifest(wish, manifests.of(transaction, kos))
-            places = transaction.images.retrieve(wish.study, wish.series, wish.sop)
-        chosen = choose(places, shared)
-    except AccessRefused as refusal:
-        _note(transactions, wish, "RETRIEVAL_REFUSED", now, peer, code=refusal.code, status=refusal.status)
-        raise
-    _note(
-        transactions, wish, "RETRIEVAL_AUTHORISED", now, peer, subject=subject, kos=kos, instances=len(chosen)
-    )
-    return chosen
 
+    partners: Partners
+    introspection: Introspection
+    rules: TokenRules
+    freshness: Freshness
+    records: RetrievalLog
+    clock: Clock
+    log: Callable[..., object]
 
-def choose(places: Sequence[Any], shared: frozenset[str]) -> list[Any]:
-    """The stored instances that may leave. Raises `AccessRefused`: 404, or 410 when all of them were rejected."""
-    known = [place for place in places if place.ref.SOPInstanceUID in shared]
-    chosen = [place for place in known if not _stops_serving(place.rejected)]
-    if known and not chosen:
-        raise refuse("instance-withdrawn")
-    if not chosen:
-        raise refuse("instance-not-shared")
-    return chosen
+    def __post_init__(self) -> None:
+        self.log = Seldom(self.log)
 
+    def decide(self, wish: Wish, peer: Peer) -> Grant:
+        """Decide now, in this thread."""
+        case = _Case(wish, peer, self.clock())
+        try:
+            self.partners.check(peer.certificate_subject)
+            token = case.token = bearer(wish.authorization)
+            claims = self.introspection.known(token) or self.introspection.ask(token).result()
+            kos = self._recognise(case, claims)
+            facts = self.freshness.facts(kos, wish.study, case.at)
+            return self._grant(case, facts)
+        except Exception as error:
+            self._refuse(case, error)
+            raise
 
-def _stops_serving(rejected: str | None) -> bool:
-    return rejected is not None and REASONS[rejected].stops_serving_at_once
+    async def admit(self, wish: Wish, peer: Peer) -> Grant:
+        """As `decide`, from the event loop, which waits for nothing."""
+        case = _Case(wish, peer, self.clock())
+        try:
+            await self.partners.check_soon(peer.certificate_subject)
+            token = case.token = bearer(wish.authorization)
+            claims = self.introspection.known(token)
+            if claims is None:
+                claims = await asyncio.wrap_future(self.introspection.ask(token))
+            kos = self._recognise(case, claims)
+            facts = await self.freshness.facts_soon(kos, wish.study, case.at)
+            return self._grant(case, facts)
+        except Exception as error:
+            self._refuse(case, error)
+            raise
 
+    def refused(self, wish: Wish, peer: Peer, slug: str, status: int, why: str = "") -> None:
+        """Record a request that was refused without being judged here (no such resource, no room)."""
+        self._record(_Case(wish, peer, self.clock()), slug, status, why)
 
-def _check_token(
-    introspection: Introspection,
-    unavailable: type[Exception],
-    wish: Wish,
-    now: datetime,
-    log: Callable[..., object],
-) -> str:
-    token = bearer(wish.authorization)
-    try:
-        claims = introspection.introspect(token)
-    except unavailable as error:
-        log("psc_unavailable", error=str(error))
-        raise refuse("psc-unavailable") from error
-    return check_claims(claims, now)
+    def close(self) -> None:
+        """Decide no more; every record that is complete is written."""
+        self.partners.close()
+        self.freshness.close()
+        self.records.stop()
 
+    def _recognise(self, case: _Case, claims: Claims) -> str:
+        """Whom the token names, and the manifest that is asked for."""
+        peer = case.peer
+        case.identity = check_token(
+            claims,
+            self.rules,
+            self.clock(),
+            certificate=peer.certificate_der,
+            certificate_subject=peer.certificate_subject,
+        )
+        return manifest_uid(case.wish.kos)
 
-def _note(
-    transactions: Transactions, wish: Wish, event: str, now: datetime, peer: str, **detail: Any
-) -> None:
-    with transactions.writing() as transaction:
-        known = transaction.ledger.exam(wish.study) is not None
-        if known:  # UIDs of a stranger's invention are not kept
-            detail |= {"series": wish.series, "sop": wish.sop}
-        study = wish.study if known else None
-        trace.note(transaction, event, at=now, actor=f"partner:{peer}", study=study, **detail)
-        transaction.commit()
+    def _grant(self, case: _Case, facts: SharedFacts) -> Grant:
+        return Grant(facts.choose(case.wish), case, self.records)
+
+    def _refuse(self, case: _Case, error: Exception) -> None:
+        """Record why, and raise the refusal that says so; returns for a defect, which is raised as it is."""
+        refusal = error if isinstance(error, AccessRefused) else self._refusal_for(error)
+        if refusal is None:
+            self._record(case, "internal-error", 500, type(error).__name__)
+            return
+        self._record(case, refusal.code, refusal.status, refusal.why)
+        if refusal is not error:
+            raise refusal from error
+
+    def _refusal_for(self, error: Exception) -> AccessRefused | None:
+        """How what we cannot do now is answered."""
+        if isinstance(error, PscUnavailable) and not isinstance(error, PscBusy):
+            self.log("psc_unavailable", error=str(error))
+            return refuse("psc-unavailable")
+        if isinstance(error, Unavailable):
+            self.log("retrieval_impossible", reason=str(error))
+            return refuse("busy", str(error))
+        return None
+
+    def _record(self, case: _Case, slug: str, status: int, why: str) -> None:
+        end = retrievals.refused(slug, status, why, case.milliseconds)
+        self.records.refuse(case.record(), end, stranger=case.identity is None, at=case.at)

@@ -107,7 +107,7 @@ def release_exam(transactions: Transactions, study: str, *, now: datetime, actor
 def withdraw_exam(transactions: Transactions, study: str, *, now: datetime, actor: str, reason: str) -> None:
     """Nothing of the exam may be public any more; the doors stop serving with this commit. Raises `UnknownExam`."""
     with transactions.writing() as transaction:
-        exam = _exam(transaction, study)
+        exam = _exam(transaction, study, lock=True)  # its revision grows, whoever else changes it
         exam.withdrawn_by = "operator"
         exam.revision += 1
         exam.reconcile_at = now
@@ -118,7 +118,7 @@ def withdraw_exam(transactions: Transactions, study: str, *, now: datetime, acto
 def restore_exam(transactions: Transactions, study: str, *, now: datetime, actor: str, reason: str) -> None:
     """An exam that was withdrawn may be public again. Raises `UnknownExam`, `NothingToRelease`."""
     with transactions.writing() as transaction:
-        exam = _exam(transaction, study)
+        exam = _exam(transaction, study, lock=True)
         if exam.withdrawn_by is None:
             raise NothingToRelease(study)
         exam.withdrawn_by = None
@@ -142,8 +142,8 @@ def _let_go(transaction: Transaction, exam: Exam, now: datetime, actor: str) -> 
     return True
 
 
-def _exam(transaction: Transaction, study: str) -> Exam:
-    exam = transaction.ledger.exam(study)
+def _exam(transaction: Transaction, study: str, *, lock: bool = False) -> Exam:
+    exam = transaction.ledger.exam(study, lock=lock)
     if exam is None:
         raise UnknownExam(study)
     return exam

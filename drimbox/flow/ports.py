@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol
@@ -11,10 +11,14 @@ from dicom_store.instance import InstanceHeader
 from dicom_store.rejection import RejectionNote
 from dicom_store.status import Outcome
 from dicom_store.study import KeyImageNote, StudySnapshot
+from drimbox.domain.access import Standing
+from drimbox.domain.gaps import Gap
 from drimbox.flow.records import (
+    AuditCursor,
     Exam,
     Gate,
     Message,
+    Note,
     Receipt,
     ReceivedReport,
     Record,
@@ -94,6 +98,27 @@ class Lots(Protocol):
     def named_elsewhere(self, digests: Collection[str], lots: Collection[str]) -> set[str]: ...
 
 
+class Traces(Protocol):
+    """The trace in the order of its ids; see `adapters/trace_queries.py` for each query."""
+
+    def cursor(self, name: str, *, lock: bool = False) -> AuditCursor | None: ...
+    def newest(self) -> int: ...
+    def first_since(self, instant: datetime) -> int | None: ...
+    def after(self, last_id: int, limit: int) -> Sequence[TraceEntry]: ...
+    def among(self, gaps: Sequence[Gap], limit: int) -> Sequence[TraceEntry]: ...
+    def submissions(self, ids: Collection[str]) -> Mapping[str, Submission]: ...
+    def patients(self, studies: Collection[str]) -> Mapping[str, tuple[str, str]]: ...
+
+
+class Serving(Protocol):
+    """What the public door asks and writes, many rows at once; see `adapters/serving_queries.py`."""
+
+    def standings(self, kos_uids: Collection[str]) -> Mapping[str, Standing]: ...
+    def known_studies(self, studies: Collection[str]) -> set[str]: ...
+    def recorded(self, instants: Collection[datetime]) -> set[str]: ...
+    def add_notes(self, notes: Sequence[Note]) -> None: ...
+
+
 class RejectionOutcome(Protocol):
     """What a rejection note did: SOP Instance UIDs newly hidden, and those that are not here yet."""
 
@@ -126,6 +151,10 @@ class Transaction(Protocol):
     def inbox(self) -> Inbox: ...
     @property
     def images(self) -> ImageIndex: ...
+    @property
+    def serving(self) -> Serving: ...
+    @property
+    def traces(self) -> Traces: ...
 
     def commit(self) -> None: ...
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from drimbox.domain.lifecycle import ReportState, StudyState, SubmissionState
 
@@ -196,6 +196,35 @@ class TraceEntry:
     id: int | None = None
 
 
+class Note(NamedTuple):
+    """A row of the trace that changes no state, written with many others; `detail` never holds patient data."""
+
+    at: datetime
+    event: str
+    actor: str
+    study_instance_uid: str | None
+    detail: dict[str, Any]
+
+
+@dataclass(eq=False)
+class AuditCursor:
+    """How far the trace was passed on to an audit record repository (`flow/forward_audit.py`).
+
+    `missing`: ranges of ids below `last_id` that no row had (first, last, ISO 8601 instant when that was first seen).
+    `failures`: in a row, since `failing_since`.
+    """
+
+    name: str
+    last_id: int
+    missing: list[tuple[int, int, str]] = field(default_factory=list)
+    lease_owner: str | None = None
+    lease_until: datetime | None = None
+    failures: int = 0
+    failing_since: datetime | None = None
+    last_error: str | None = None
+    due_at: datetime | None = None
+
+
 Record = (
     Exam
     | ReceivedReport
@@ -207,4 +236,5 @@ Record = (
     | Submission
     | Gate
     | TraceEntry
+    | AuditCursor
 )

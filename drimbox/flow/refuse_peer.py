@@ -1,4 +1,4 @@
-"""A peer is refused before it says anything that could be kept: who, at which door, why."""
+"""A peer is refused before it says anything that could be kept, or breaks off: who, at which door, why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from drimbox.domain.errors import Unavailable
 from drimbox.flow import trace
 from drimbox.flow.ports import Transactions
 
-EVENTS = {"dicom": "ASSOCIATION_REFUSED", "mllp": "CONNECTION_REFUSED", "mllps": "CONNECTION_REFUSED"}
+EVENTS = {
+    "dicom": "ASSOCIATION_REFUSED",
+    "mllp": "CONNECTION_REFUSED",
+    "mllps": "CONNECTION_REFUSED",
+    "stow": "REQUEST_REFUSED",
+}
 
 
 def trace_refused_peer(

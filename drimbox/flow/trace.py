@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from drimbox.domain.lifecycle import Event, StudyState, advance_report, advance_study, advance_submission
 from drimbox.flow.ports import Transaction
-from drimbox.flow.records import Exam, ReceivedReport, Submission, TraceEntry
+from drimbox.flow.records import Exam, Note, ReceivedReport, Submission, TraceEntry
 
 
 def note(
@@ -22,6 +23,11 @@ def note(
 ) -> None:
     """Write an event that changes no state: an arrival, a refusal, a retrieval."""
     transaction.ledger.add(TraceEntry(at, event, actor, study, submission, detail=detail))
+
+
+def note_all(transaction: Transaction, notes: Sequence[Note]) -> None:
+    """Write events that change no state, many at once: retrievals."""
+    transaction.serving.add_notes(notes)
 
 
 def move_study(

@@ -16,9 +16,11 @@ from drimbox.simulators.lists import LIST_PATH
 from drimbox.simulators.pki import Pki
 from drimbox.simulators.ports import HOST
 from drimbox.simulators.psc import REALM
+from drimbox.simulators.viewer_account import ViewerAccount, viewer_account
 
 AE_TITLE = "DRIMBOX"
 PUBLIC_PATH = "/dicom-web-rs"
+INTERNAL_PATH = "/dicomweb"
 DMP_SERVICES = "/si-dmp-server/v2/services"
 TEST_INS = ["1.2.250.1.213.1.4.10", "1.2.250.1.213.1.4.11"]
 
@@ -29,7 +31,7 @@ def addresses(ports: Mapping[str, int]) -> dict[str, str]:
     return {name: f"http{'' if name in clear else 's'}://{HOST}:{port}" for name, port in ports.items()}
 
 
-def simulators_json(ports: Mapping[str, int], pki: Pki) -> dict[str, Any]:
+def simulators_json(ports: Mapping[str, int], pki: Pki, account: ViewerAccount) -> dict[str, Any]:
     """Where everything is (contract, "Simulators' control port"); what follows `appliance` is added."""
     urls = addresses(ports)
     return {
@@ -41,6 +43,8 @@ def simulators_json(ports: Mapping[str, int], pki: Pki) -> dict[str, Any]:
             "mllp_tls": {"host": HOST, "port": ports["appliance_mllp_tls"]},
             "public": urls["appliance_public"] + PUBLIC_PATH,
             "internal": urls["appliance_internal"],
+            "dicomweb": urls["appliance_internal"] + INTERNAL_PATH,
+            "account": {"name": account.name, "password": account.password},
         },
         "dmp": {name: f"{urls['dmp']}{DMP_SERVICES}/{name}" for name in ("repository", "registry")},
         "psc": {"issuer": urls["psc"] + REALM},
@@ -50,6 +54,7 @@ def simulators_json(ports: Mapping[str, int], pki: Pki) -> dict[str, Any]:
             "db": _name(pki.certificate("appliance_server"), NameOID.COMMON_NAME),
         },
         "betterstack": {name: f"{urls['betterstack']}/{name}" for name in ("ips.txt", "ips-by-cluster.json")},
+        "syslog": {"host": HOST, "port": ports["syslog"]},
         "ris": {"certificate": str(pki.path("ris_auth")), "key": str(pki.key("ris_auth"))},
         "partner": {
             "certificate": str(pki.path("partner_auth")),
@@ -60,8 +65,12 @@ def simulators_json(ports: Mapping[str, int], pki: Pki) -> dict[str, Any]:
 
 
 def drimbox_toml(directory: Path, ports: Mapping[str, int], pki: Pki) -> str:
-    """The configuration of an appliance that lives in this world; every path absolute."""
+    """The configuration of an appliance that lives in this world; every path absolute.
+
+    Makes DIR/account.json unless it is there.
+    """
     rooms = _rooms(directory / "appliance", ports, pki)
+    rooms["web"]["accounts"] = [_account(viewer_account(directory))]
     blocks = ["\n".join([f"[{room}]", *_lines(values)]) for room, values in rooms.items()]
     return "\n\n".join(blocks) + "\n"
 
@@ -78,7 +87,7 @@ def write_files(directory: Path, ports: Mapping[str, int], pki: Pki) -> None:
     target = directory / "drimbox.toml"
     if not (target.is_file() and target.read_text("utf-8").startswith(mark)):
         _replace(target, mark + text)
-    description = simulators_json(ports, pki)
+    description = simulators_json(ports, pki, viewer_account(directory))
     _replace(directory / "simulators.json", json.dumps(description, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -112,6 +121,14 @@ def _rooms(data: Path, ports: Mapping[str, int], pki: Pki) -> dict[str, dict[str
             "cache": 2,
         },
         "whitelist": _whitelist(urls, pki),
+        "audit": {
+            "host": HOST,
+            "port": ports["syslog"],
+            "authority": pki.authority,
+            "certificate": pki.path("appliance_auth"),
+            "key": pki.key("appliance_auth"),
+            "interval": 1,
+        },
     }
 
 
@@ -153,6 +170,15 @@ def _web(ports: Mapping[str, int], pki: Pki) -> dict[str, Any]:
         "client_authority": pki.authority,
         "internal_host": HOST,
         "internal_port": ports["appliance_internal"],
+    }
+
+
+def _account(account: ViewerAccount) -> dict[str, Any]:
+    return {
+        "name": account.name,
+        "addresses": ["127.0.0.1", "::1"],
+        "password_scrypt": account.password_scrypt,
+        "may": ["read", "store"],
     }
 
 

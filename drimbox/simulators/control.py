@@ -2,7 +2,8 @@
 
 Requests, answers and names are the contract's ("Simulators' control port"). Bad input is answered 400 with
 every reason. Additions: `GET /control/faults` (what is armed), `POST /control/dmp/patients` (open a DMP for
-another test identity), `bind` + `certificate` of a token (its `cnf` claim).
+another test identity), `bind` + `certificate` of a token (its `cnf` claim), `GET /control/syslog/messages` (the audit
+messages that were received, and what is wrong with each).
 """
 
 from __future__ import annotations
@@ -53,6 +54,13 @@ class DmpView(Protocol):
         """Content-Type and raw body of one request."""
 
 
+class SyslogView(Protocol):
+    """What the control port reads of the audit record repository."""
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Every audit message kept."""
+
+
 class BadRequest(Exception):
     """The request cannot be done as written; `reasons` says everything that is wrong."""
 
@@ -72,14 +80,15 @@ class Answer:
 class ControlPort:
     """The WSGI application."""
 
-    def __init__(self, faults: Faults, dmp: DmpView, tokens: TokenStore) -> None:
-        self._faults, self._dmp, self._tokens = faults, dmp, tokens
+    def __init__(self, faults: Faults, dmp: DmpView, tokens: TokenStore, syslog: SyslogView) -> None:
+        self._faults, self._dmp, self._tokens, self._syslog = faults, dmp, tokens, syslog
         self._routes: dict[str, dict[str, Callable[[WSGIEnvironment], Answer]]] = {
             "/control/dmp/documents": {"GET": self._documents},
             "/control/dmp/requests": {"GET": self._requests},
             "/control/dmp/patients": {"POST": self._add_patient},
             "/control/faults": {"GET": self._armed, "POST": self._arm},
             "/control/psc/token": {"POST": self._mint},
+            "/control/syslog/messages": {"GET": self._audit_messages},
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -146,6 +155,9 @@ class ControlPort:
         except ValueError as error:
             raise BadRequest([str(error)]) from error
         return _json({"where": order["where"], "fault": order["fault"], "times": times})
+
+    def _audit_messages(self, environ: WSGIEnvironment) -> Answer:
+        return _json(self._syslog.messages())
 
     def _mint(self, environ: WSGIEnvironment) -> Answer:
         order = _object(environ, {"claims", "ttl", "bind", "certificate"})

@@ -48,6 +48,10 @@ KNOBS = (
     Knob("betterstack", "unreachable", level="connection"),
     Knob("betterstack", "empty"),
     Knob("betterstack", "html"),
+    Knob("syslog", "refuse_connection", level="connection"),
+    Knob("syslog", "reset"),
+    Knob("syslog", "unconfirmed"),
+    Knob("syslog", "slow"),
 )
 
 LEVELS: dict[tuple[str, str], Level] = {(knob.where, knob.name): knob.level for knob in KNOBS}

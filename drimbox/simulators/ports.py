@@ -19,6 +19,7 @@ PORTS = (
     "appliance_public",
     "appliance_internal",
     "appliance_mllp_tls",
+    "syslog",
 )
 
 

@@ -31,6 +31,8 @@ from drimbox.simulators.ports import HOST, assign_ports
 from drimbox.simulators.psc import REALM, ProSanteConnect
 from drimbox.simulators.psc_tokens import TokenStore
 from drimbox.simulators.server import WsgiServer, tls_context
+from drimbox.simulators.syslog import SyslogReceiver
+from drimbox.simulators.viewer_account import viewer_account
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -81,7 +83,7 @@ class World:
     @property
     def description(self) -> dict[str, object]:
         """What simulators.json says."""
-        return simulators_json(self.ports, self.pki)
+        return simulators_json(self.ports, self.pki, viewer_account(self.directory))
 
     def start(self) -> None:
         """Make or reuse the PKI and the stores, listen everywhere, write the two files."""
@@ -91,6 +93,9 @@ class World:
         self.pki = make_pki(self.directory / "pki", now, crl_url=f"{clear}/CRL", aia_url=f"{clear}/AC")
         with ExitStack() as opening:  # closed again if anything below fails
             self._open_stores(opening)
+            self.syslog = self._audit_repository()
+            opening.callback(self.syslog.stop)
+            self.syslog.start()
             for name, app in self._applications(now).items():
                 server = self._server(name, PLACES[name], app)
                 opening.callback(server.stop)
@@ -131,8 +136,15 @@ class World:
             "ans": AnsPublisher(self.pki, self.faults, _now),
             "ans_crl": ClearPublisher(self.pki, _now),
             "betterstack": BetterStackPublisher(self.faults, started),
-            "control": ControlPort(self.faults, self.dmp_state, self.tokens),
+            "control": ControlPort(self.faults, self.dmp_state, self.tokens, self.syslog),
         }
+
+    def _audit_repository(self) -> SyslogReceiver:
+        """That of the appliance's own centre: it wants a client certificate."""
+        context = _tls(self.pki, Place("appliance_server", mutual=True))
+        assert context is not None  # of a place with a certificate
+        context.verify_mode = ssl.CERT_REQUIRED
+        return SyslogReceiver(context, self.faults, host=HOST, port=self.ports["syslog"])
 
     def _server(self, name: str, place: Place, app: WSGIApplication) -> WsgiServer:
         context = _tls(self.pki, place)

@@ -71,11 +71,11 @@ class ScriptedDmp:
 class Box:
     """The inside of an appliance, without doors or processes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, url: str = "") -> None:
         self.now = datetime(2026, 10, 1, 12, 0, tzinfo=UTC)
         self.count = 0
         self.in_the_mesh = True
-        self.database = Database(f"sqlite:///{root / 'drimbox.sqlite'}")
+        self.database = Database(url or f"sqlite:///{root / 'drimbox.sqlite'}")
         self.database.migrate()
         self.archive = Archive(root / "images", 0)
         self.documents = Documents(root / "documents")
@@ -190,3 +190,9 @@ def box(tmp_path: Path) -> Iterator[Box]:
     yield box
     box.archive.close()
     box.database.close()
+
+
+@pytest.fixture
+def make_box() -> type[Box]:
+    """Boxes with another database than SQLite; whoever makes one closes it."""
+    return Box

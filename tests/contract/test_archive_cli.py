@@ -14,8 +14,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from dicom_store.study import InstanceRef, SeriesSnapshot, StudySnapshot
+from drimbox.adapters.serving_queries import Standings
 from drimbox.adapters.signing import RsaSigner
 from drimbox.bootstrap import Foundation, lay_foundation
+from drimbox.domain.access import check_standing
 from drimbox.domain.cda import read_cda
 from drimbox.domain.errors import AccessRefused, Damaged
 from drimbox.domain.kos import build_manifest, encode_manifest, requests_for
@@ -31,7 +33,6 @@ from drimbox.domain.xds.publication import (
 from drimbox.entrypoints import archive_cli
 from drimbox.entrypoints.archive_cli import archive_app
 from drimbox.flow import exams, trace
-from drimbox.flow.authorise import SharedManifests
 from drimbox.flow.receive_report import Arrival, Reception
 from drimbox.flow.records import Submission
 from drimbox.settings import load_settings
@@ -452,21 +453,19 @@ def test_documents_of_ended_lots_go_and_everything_else_stays(box: Box, tmp_path
 
 
 def test_the_public_door_answers_precisely_after_a_purge(box: Box) -> None:
-    from drimbox.domain.access import Wish, check_manifest
-
     fill(box)
     ended(box, 31)
     box.run("purge", "--older-than", 30)
-    manifests = SharedManifests(box.foundation.documents)
+    standings = Standings(box.foundation.database)
     slugs = []
     for row in box.rows()[:2]:
         assert row.kos is not None
         with pytest.raises(Damaged):
             box.foundation.documents.get(row.kos)
-        wish = Wish(STUDY, None, None, None, row.kos_uid)
-        with box.foundation.transactions.reading() as transaction, pytest.raises(AccessRefused) as caught:
-            check_manifest(wish, manifests.of(transaction, row.kos_uid or ""))
+        with pytest.raises(AccessRefused) as caught:
+            check_standing(STUDY, standings([row.kos_uid or ""]).get(row.kos_uid or ""), NOW, timedelta())
         slugs.append((caught.value.code, caught.value.status))
+    standings.close()
     assert slugs == [("kos-replaced", 404), ("kos-unpublished", 410)]
 
 

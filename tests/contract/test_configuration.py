@@ -167,8 +167,16 @@ def test_senders_that_can_never_get_in_are_said(configured: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ('addresses = ["127.0.0.1", "::1"]', 'addresses = ["10.0.0.300"]', "mllp.senders.0.addresses"),
-        ('addresses = ["127.0.0.1", "::1"]', "addresses = []", "mllp.senders.0.addresses"),
+        (
+            'name = "RIS", addresses = ["127.0.0.1", "::1"]',
+            'name = "RIS", addresses = ["10.0.0.300"]',
+            "mllp.senders.0.addresses",
+        ),
+        (
+            'name = "RIS", addresses = ["127.0.0.1", "::1"]',
+            'name = "RIS", addresses = []',
+            "mllp.senders.0.addresses",
+        ),
         ('name = "RIS"', 'name = "RIS", certificate_sha256 = "ab"', "mllp.senders.0.certificate_sha256"),
         ('name = "RIS"', 'name = "RIS", not_tolerated = ["typo"]', "mllp.senders.0.not_tolerated"),
         ('name = "RIS"', 'name = "RIS", typo = 1', "mllp.senders.0.typo: unknown key"),

@@ -85,6 +85,8 @@ def test_simulators_json_says_where_everything_is(world: World) -> None:
         "mllp_tls": {"host": "127.0.0.1", "port": world.ports["appliance_mllp_tls"]},
         "public": f"https://127.0.0.1:{world.ports['appliance_public']}/dicom-web-rs",
         "internal": f"http://127.0.0.1:{world.ports['appliance_internal']}",
+        "dicomweb": f"http://127.0.0.1:{world.ports['appliance_internal']}/dicomweb",
+        "account": {"name": "viewer", "password": found["appliance"]["account"]["password"]},
     }
     assert found == world.description
 
@@ -95,6 +97,11 @@ def test_drimbox_toml_is_a_configuration(world: World) -> None:
     assert settings.web.public_url == found["appliance"]["public"]
     assert settings.dicom.port == found["appliance"]["dicom"]["port"]
     assert {"PACS", "STORESCU", "ECHOSCU"} <= set(settings.dicom.calling_ae_titles)
+    (viewer,) = settings.web.accounts
+    assert (viewer.name, viewer.may) == (found["appliance"]["account"]["name"], ("read", "store"))
+    assert found["appliance"]["account"]["password"] not in (world.directory / "drimbox.toml").read_text(
+        "utf-8"
+    )
     assert settings.policy.settle_after == 2
     assert settings.dmp.lease > settings.dmp.connect_timeout + settings.dmp.answer_timeout
     assert settings.storage.root.is_relative_to(world.directory / "appliance")
@@ -115,7 +122,7 @@ def test_ports_are_a_fixed_table() -> None:
     assert assign_ports(20000) == {name: 20000 + offset for offset, name in enumerate(PORTS)}
     assert " ".join(PORTS) == (
         "dmp psc ans ans_crl betterstack control"
-        " appliance_dicom appliance_mllp appliance_public appliance_internal appliance_mllp_tls"
+        " appliance_dicom appliance_mllp appliance_public appliance_internal appliance_mllp_tls syslog"
     )
     assert len(set(assign_ports(None).values())) == len(PORTS)
     for base in (80, 65530):
@@ -226,7 +233,7 @@ def test_a_fault_is_armed_and_seen(world: World) -> None:
         ("POST", "faults", b'{"where": "dmp", "fault": "busy", "x": 1, "a": 2}', 400,
          ["unknown member: a", "unknown member: x"]),
         ("POST", "faults", b'{"where": ["dmp"], "fault": "busy"}', 400,
-         ["unknown place: allowed are dmp, psc, ans, betterstack"]),
+         ["unknown place: allowed are dmp, psc, ans, betterstack, syslog"]),
         ("POST", "faults", b'{"where": "psc", "fault": "busy"}', 400,
          ["unknown fault of psc: allowed are inactive, expired, http_503"]),
         ("POST", "faults", b'{"where": "psc", "fault": {}}', 400,
@@ -394,7 +401,7 @@ def test_main_says_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[s
     finally:
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
             signal.signal(number, handler)
-    assert capsys.readouterr().err == "drimbox simulate: the port base must lie between 1024 and 65525\n"
+    assert capsys.readouterr().err == "drimbox simulate: the port base must lie between 1024 and 65524\n"
 
 
 RUN = """
@@ -447,3 +454,21 @@ def test_keys_are_private(world: World) -> None:
     assert all(key.stat().st_mode & 0o077 == 0 for key in keys)
     for key in keys:
         assert serialization.load_pem_private_key(key.read_bytes(), None)
+
+
+# --- the audit record repository
+
+
+def test_audit_messages_are_kept_and_told(world: World) -> None:
+    pki, place = world.pki, described(world.directory)["syslog"]
+    context = ssl.create_default_context(cafile=pki.authority)
+    context.load_cert_chain(pki.path("appliance_auth"), pki.key("appliance_auth"))
+    message = b"<85>1 2026-10-01T12:00:00Z node app - DICOM+RFC3881 - \xef\xbb\xbf<AuditMessage/>"
+    with socket.create_connection((place["host"], place["port"]), 10) as plain:
+        with context.wrap_socket(plain, server_hostname=place["host"]) as secured:
+            secured.sendall(b"%d " % len(message) + message)
+            secured.unwrap()
+    (told,) = control(world, "GET", "/control/syslog/messages").json()
+    assert told["message_id"] == "DICOM+RFC3881"
+    assert any("children of AuditMessage" in fault for fault in told["faults"])
+    assert control(world, "POST", "/control/syslog/messages").status_code == 405

@@ -21,7 +21,7 @@ from drimbox.bootstrap import Foundation, lay_foundation
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints import whitelist_keeping
 from drimbox.entrypoints.configuration import check_configuration
-from drimbox.entrypoints.web import _subject
+from drimbox.entrypoints.partner_door import _subject
 from drimbox.entrypoints.whitelist_keeping import Keeping, make_keeping
 from drimbox.settings import load_settings
 from drimbox.simulators.appliance_files import drimbox_toml

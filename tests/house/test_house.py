@@ -46,8 +46,12 @@ PURE = [
             "status",
             "header",
             "rejection",
+            *("body", "byte_range", "conversions", "dicom_json", "frame_representation", "frame_table"),
+            *("json_values", "part10", "query", "query_attributes", "render_params", "representation"),
+            *("resources", "search_result", "transcode_queue", "transfer_syntax", "vr_dictionary"),
         )
     ),
+    ROOT / "healthcheck/client_address.py",
     *(
         ROOT / "whitelist" / f"{name}.py"
         for name in (

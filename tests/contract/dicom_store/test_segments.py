@@ -15,7 +15,9 @@ import pytest
 
 from dicom_store import journal
 from dicom_store.paths import InvalidUID, study_directory
-from dicom_store.segments import Recovered, SegmentDamaged, Segments, StorageFull, Stored
+from dicom_store.segment_record import SegmentDamaged
+from dicom_store.segment_writer import StorageFull, Stored
+from dicom_store.segments import Recovered, Segments
 from dicom_store.status import Outcome
 
 STUDY = "1.2.3.4"

@@ -1,7 +1,8 @@
-"""wado_rs through a real uvicorn: what a partner receives, and what it is told when it does not."""
+"""The door and wado_rs through a real uvicorn: what a partner receives, and what it is told when it does not."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import http.client
 import json
@@ -9,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +19,43 @@ import requests
 import uvicorn
 
 from dicom_store.archive import StoredInstance
+from dicom_store.asgi import HttpRequest, Receive
+from dicom_store.body import Extent
+from dicom_store.door import Answer, Door
 from dicom_store.multipart import boundary_of, read_parts
+from dicom_store.negotiation import ServingPolicy
+from dicom_store.places import Places
+from dicom_store.resources import IMAGES, Resource
 from dicom_store.segments import SegmentDamaged, Segments
 from dicom_store.status import HttpRefusal
 from dicom_store.study import InstanceRef
-from dicom_store.wado_rs import WadoRequest, WadoRs
+from dicom_store.transmit import Transfer
+from dicom_store.wado_rs import WadoRs
 
 BASE = "/dicom-web-rs"
 STUDY, SERIES = "1.2.3.4", "1.2.3.4.5"
 PATH = f"{BASE}/studies/{STUDY}"
-EXPLICIT, JPEG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50"
+INSTANCE = f"{PATH}/series/{SERIES}/instances/1.2.3.4.5.1"
+IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+JPEG, JPEG_LS, VIDEO = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.102"
 AS_STORED = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
+SINGLE = {"Accept": "application/dicom"}
 
 
 class House:
-    """Files on disk and an authorisation that each test may change."""
+    """Files on disk, an authorisation that each test may change, and conversions that only write a word in front."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self.segments = Segments(root, 0)
         self.files: list[bytes] = []
         self.stored: list[StoredInstance] = []
-        self.asked: list[WadoRequest] = []
+        self.asked: list[tuple[HttpRequest, Resource]] = []
+        self.ended: list[tuple[int, bool, str]] = []
         self.refusal: Exception | None = None
         self.gate: threading.Event | None = None
-        self.read_gate: threading.Event | None = None
+        self.cannot: Exception | None = None
+        self.wado = WadoRs(self.segments.source, self, ServingPolicy())
 
     def put(self, payload: bytes, syntax: str = EXPLICIT, frames: int | None = None) -> None:
         number = len(self.stored) + 1
@@ -49,22 +63,52 @@ class House:
         place = writer.append([payload])
         writer.close()
         ref = InstanceRef(f"1.2.3.4.5.{number}", "1.2.840.10008.5.1.4.1.1.7", syntax, number, frames)
-        self.stored.append(StoredInstance(ref, SERIES, place.segment, place.offset, place.length))
+        self.stored.append(
+            StoredInstance(ref, SERIES, place.segment, place.offset, place.length, place.sha256)
+        )
         self.files.append(payload)
 
-    def retrieve(self, request: WadoRequest) -> Iterable[StoredInstance]:
-        self.asked.append(request)
+    async def __call__(self, request: HttpRequest, resource: Resource, receive: Receive) -> Answer:
+        self.asked.append((request, resource))
         if self.gate is not None:
-            self.gate.wait(10)
+            await asyncio.to_thread(self.gate.wait, 10)
         if self.refusal is not None:
             raise self.refusal
-        return [s for s in self.stored if request.sop in (None, s.ref.SOPInstanceUID)]
+        chosen = [s for s in self.stored if resource.sop in (None, s.ref.SOPInstanceUID)]
+        images = await self.wado.answer(request, resource, chosen)
+        return Answer(images.transfer, self.finished)
 
-    def read(self, stored: StoredInstance) -> Iterator[bytes]:
-        for chunk in self.segments.read(stored.segment, stored.offset, stored.length):
-            if self.read_gate is not None:
-                self.read_gate.wait(10)
-            yield chunk
+    def finished(self, transfer: Transfer, why: str) -> None:
+        self.ended.append((transfer.sent, transfer.whole, why))
+
+    def can(self, stored: str, target: str) -> bool:
+        return target == EXPLICIT and stored != VIDEO
+
+    async def converted(self, stored: StoredInstance, target: str, client: str) -> Extent:
+        if self.cannot is not None:
+            raise self.cannot
+        made = self.root / f"{stored.ref.SOPInstanceUID}.made"
+        payload = b"made " + b"".join(self.segments.read(stored.segment, stored.offset, stored.length))
+        made.write_bytes(payload)
+        return Extent(Plain(made), 0, len(payload))
+
+
+class Plain:
+    """A whole file as a source; counts how often it was let go of."""
+
+    closed = 0
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self) -> int:
+        return os.open(self.path, os.O_RDONLY)
+
+    def check(self, descriptor: int, extent: Extent) -> None:
+        assert os.fstat(descriptor).st_size >= extent.offset + extent.length
+
+    def close(self) -> None:
+        Plain.closed += 1
 
 
 @pytest.fixture
@@ -78,11 +122,9 @@ class Listener:
     """One uvicorn for the module; each test puts its own application behind it."""
 
     def __init__(self) -> None:
-        self.application: WadoRs | None = None
+        self.application: Door | None = None
         self.socket = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            self, http="h11", lifespan="off", log_config=None, timeout_graceful_shutdown=1
-        )
+        config = uvicorn.Config(self, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
 
@@ -105,7 +147,8 @@ def listener() -> Iterator[Listener]:
 def serve(house: House, listener: Listener) -> Callable[..., int]:
     def start(**changes: Any) -> int:
         values = {"max_streams": 4, "stall_timeout": 10.0, **changes}
-        listener.application = WadoRs(BASE, house.retrieve, house.read, **values)
+        places = Places(int(values["max_streams"]))
+        listener.application = Door(BASE, IMAGES, house, places, values["stall_timeout"])
         return int(listener.socket.getsockname()[1])
 
     return start
@@ -172,41 +215,33 @@ def test_boundaries_are_not_repeated(house: House, port: int) -> None:
 
 def test_what_the_handler_is_asked(house: House, port: int) -> None:
     house.put(b"a")
-    path = f"{PATH}/series/{SERIES}/instances/1.2.3.4.5.1"
-    get(port, path)
-    (asked,) = house.asked
-    assert asked == WadoRequest(
-        method="GET",
-        study=STUDY,
-        series=SERIES,
-        sop="1.2.3.4.5.1",
-        frames=None,
-        authorization="Bearer t",
-        kos="1.9",
-        peer_certificate=None,
-        client="127.0.0.1",
+    get(port, INSTANCE)
+    ((request, resource),) = house.asked
+    assert (resource.study, resource.series, resource.sop, resource.frames) == (
+        STUDY,
+        SERIES,
+        "1.2.3.4.5.1",
+        None,
     )
+    assert (request.method, request.client, request.peer_certificate) == ("GET", "127.0.0.1", None)
+    assert (request.headers["authorization"], request.headers["kos-sopinstanceuid"]) == ("Bearer t", "1.9")
 
 
-def test_headers_that_are_absent_or_repeated(house: House, port: int) -> None:
+def test_repeated_headers_are_no_token(house: House, port: int) -> None:
     house.put(b"a")
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", PATH)
-    assert connection.getresponse().read()
     connection.putrequest("GET", PATH)
     for value in ("Bearer a", "Bearer b"):
         connection.putheader("Authorization", value)
     connection.endheaders()
-    assert connection.getresponse().read()
+    connection.getresponse().read()
     connection.close()
-    assert (house.asked[0].authorization, house.asked[0].kos) == (None, None)
-    assert house.asked[1].authorization == "Bearer a, Bearer b"
+    assert house.asked[0][0].headers["authorization"] == "Bearer a, Bearer b"
 
 
 def test_one_instance_in_a_single_part(house: House, port: int) -> None:
     house.put(os.urandom(500_000))
-    path = f"{PATH}/series/{SERIES}/instances/1.2.3.4.5.1"
-    response = get(port, path, Accept="application/dicom")
+    response = get(port, INSTANCE, **SINGLE)
     assert response.content == house.files[0]
     assert response.headers["Content-Type"] == f"application/dicom;transfer-syntax={EXPLICIT}"
     assert problem(get(port, Accept="application/dicom")) == (406, "not-acceptable")
@@ -214,7 +249,7 @@ def test_one_instance_in_a_single_part(house: House, port: int) -> None:
 
 def test_the_accept_parameter_of_the_query(house: House, port: int) -> None:
     house.put(b"a")
-    path = f"{PATH}/series/{SERIES}/instances/1.2.3.4.5.1?accept=application/dicom"
+    path = f"{INSTANCE}?accept=application/dicom"
     assert get(port, path, Accept="text/html").content == b"a"
 
 
@@ -247,6 +282,7 @@ def test_requests_of_the_official_client(house: House, port: int, official: Path
                 house.stored[0].segment,
                 house.stored[0].offset,
                 3000,
+                house.stored[0].sha256,
             )
             for uid in ("1.2.3.4.5.6.7.8.9", "1.2.3.4.5.6.7")
         ]
@@ -262,7 +298,7 @@ def test_requests_of_the_official_client(house: House, port: int, official: Path
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 200 OK"), (name, answer[:300])
         assert house.files[0] in answer
-    assert house.asked[-1].authorization == "Bearer OK_Frames_token"
+    assert house.asked[-1][0].headers["authorization"] == "Bearer OK_Frames_token"
 
 
 # --- what is refused ---------------------------------------------------------------------------------------
@@ -324,11 +360,10 @@ def test_authorisation_comes_before_negotiation(house: House, port: int) -> None
 
 def test_one_unacceptable_instance_refuses_all(house: House, port: int) -> None:
     house.put(b"a", EXPLICIT)
-    house.put(b"b", JPEG)
+    house.put(b"b", VIDEO)
     response = get(port, Accept=f'multipart/related; type="application/dicom"; transfer-syntax={EXPLICIT}')
     assert problem(response) == (406, "not-acceptable")
-    assert JPEG in response.json()["detail"]
-    assert EXPLICIT not in response.json()["detail"]
+    assert VIDEO in response.json()["detail"]
 
 
 def test_nothing_found(port: int) -> None:
@@ -424,7 +459,7 @@ def test_damage_in_the_middle_never_looks_whole(house: House, port: int, tmp_pat
     connection.close()
     assert b"--\r\n" not in short.value.partial[-100:]
     with pytest.raises(SegmentDamaged):
-        list(house.read(house.stored[0]))
+        list(house.segments.read(house.stored[0].segment, house.stored[0].offset, 3_000_000))
 
 
 def test_a_reader_that_goes_frees_its_place(house: House, serve: Callable[..., int]) -> None:
@@ -460,6 +495,152 @@ def test_a_slow_reader_gets_everything_in_constant_memory(house: House, port: in
             highest = max(highest, resident())
     assert digest.digest() == hashlib.sha256(house.files[0]).digest()
     assert highest - before < 20_000_000
+
+
+# --- conversions ---------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_acceptable_is_converted(house: House, port: int) -> None:
+    house.put(b"one", EXPLICIT)
+    house.put(b"two", JPEG_LS)
+    house.put(b"three", JPEG_LS)
+    response = get(port, Accept=f'multipart/related; type="application/dicom"; transfer-syntax={EXPLICIT}')
+    assert [body for _, body in parts_of(response)] == [b"one", b"made two", b"made three"]
+    assert {content_type.partition("=")[2] for content_type, _ in parts_of(response)} == {EXPLICIT}
+    assert "Content-Length" not in response.headers
+    assert house.ended[-1][1:] == (True, "")
+
+
+def test_one_converted_instance_has_a_length(house: House, port: int) -> None:
+    house.put(b"two", JPEG_LS)
+    one = get(port, INSTANCE, Accept="application/dicom")
+    assert (one.content, one.headers["Content-Length"]) == (b"made two", "8")
+    study = get(port, Accept=f'multipart/related; type="application/dicom"; transfer-syntax={EXPLICIT}')
+    assert [body for _, body in parts_of(study)] == [b"made two"]
+    assert int(study.headers["Content-Length"]) == len(study.content)
+
+
+def test_implicit_vr_never_leaves_as_it_is(house: House, port: int) -> None:
+    house.put(b"x", IMPLICIT)
+    assert [body for _, body in parts_of(get(port))] == [b"made x"]
+
+
+def test_a_conversion_that_fails_first_is_said(house: House, port: int) -> None:
+    house.put(b"two", JPEG_LS)
+    house.put(b"three", JPEG_LS)
+    house.cannot = HttpRefusal(406, "not-acceptable", "Not acceptable", "It cannot be converted.")
+    accept = f'multipart/related; type="application/dicom"; transfer-syntax={EXPLICIT}'
+    assert problem(get(port, Accept=accept)) == (406, "not-acceptable")
+
+
+def test_a_conversion_that_fails_later_cuts_the_answer(house: House, port: int) -> None:
+    house.put(os.urandom(2_000_000), EXPLICIT)
+    house.put(b"three", JPEG_LS)
+    house.cannot = HttpRefusal(406, "not-acceptable", "Not acceptable", "It cannot be converted.")
+    accept = f'multipart/related; type="application/dicom"; transfer-syntax={EXPLICIT}'
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        get(port, Accept=accept)
+    until(lambda: bool(house.ended))
+    assert house.ended[-1][1:] == (False, "a piece could not be made")
+
+
+def test_converted_files_are_let_go_of_when_the_reader_leaves(house: House, port: int) -> None:
+    for _ in range(20):
+        house.put(os.urandom(2_000_000), JPEG_LS)
+    Plain.closed = 0
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    accept = f'multipart/related; type="application/dicom"; transfer-syntax={EXPLICIT}'
+    connection.request("GET", PATH, headers={"Accept": accept})
+    connection.getresponse().read(1000)
+    connection.close()
+    until(lambda: bool(house.ended))
+    made = len(list(house.root.glob("*.made")))
+    assert 0 < made < 20, "it is not all made for a reader who is gone"
+    until(lambda: Plain.closed == made)
+
+
+# --- ranges --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "last"),
+    [("bytes=0-0", 0, 0), ("bytes=300000-", 300_000, 499_999), ("bytes=-5", 499_995, 499_999)],
+)
+def test_a_range_of_a_single_part(house: House, port: int, asked: str, first: int, last: int) -> None:
+    house.put(os.urandom(500_000))
+    response = get(port, INSTANCE, Range=asked, **SINGLE)
+    assert (response.status_code, response.content) == (206, house.files[0][first : last + 1])
+    assert response.headers["Content-Range"] == f"bytes {first}-{last}/500000"
+
+
+def test_a_download_that_is_resumed(house: House, port: int) -> None:
+    house.put(os.urandom(500_000))
+    whole = get(port, INSTANCE, method="HEAD", **SINGLE)
+    assert whole.headers["Accept-Ranges"] == "bytes"
+    etag = {"If-Range": whole.headers["ETag"], "Range": "bytes=400000-"}
+    assert get(port, INSTANCE, **etag, **SINGLE).content == house.files[0][400_000:]
+    other = {"If-Range": '"other"', "Range": "bytes=400000-"}
+    assert get(port, INSTANCE, **other, **SINGLE).content == house.files[0]
+    assert problem(get(port, INSTANCE, Range="bytes=500000-", **SINGLE)) == (416, "range-not-satisfiable")
+
+
+def test_a_multipart_has_no_ranges(house: House, port: int) -> None:
+    house.put(b"abc")
+    response = get(port, Range="bytes=0-1")
+    assert (response.status_code, [body for _, body in parts_of(response)]) == (200, [b"abc"])
+
+
+# --- how it ended, and files that are not in the page cache --------------------------------------------------
+
+
+def test_the_end_is_told(house: House, port: int) -> None:
+    house.put(os.urandom(1_000_000))
+    length = len(get(port).content)
+    until(lambda: len(house.ended) == 1)
+    get(port, method="HEAD")
+    until(lambda: len(house.ended) == 2)
+    assert house.ended == [(length, True, ""), (0, True, "")]
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no tmpfs to read from")
+def test_a_file_system_that_cannot_read_without_waiting(tmp_path: Path, serve: Callable[..., int]) -> None:
+    # tmpfs knows no RWF_NOWAIT: every read then waits, in a thread
+    root = Path("/dev/shm") / f"drimbox-{os.getpid()}-{time.monotonic_ns()}"
+    try:
+        house = House(root)
+        house.put(os.urandom(900_000))
+        house.put(os.urandom(100))
+        door = Door(BASE, IMAGES, house, Places(1))
+        received = asyncio.run(_asked_directly(door))
+        assert house.files[0] in received
+        assert house.files[1] in received
+        house.segments.close()
+    finally:
+        for path in sorted(root.rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        root.rmdir()
+
+
+async def _asked_directly(door: Door) -> bytes:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.sleep(10)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"accept", AS_STORED["Accept"].encode("ascii"))]
+    scope = {"type": "http", "method": "GET", "path": PATH, "headers": headers}
+    await door(scope, receive, send)
+    return b"".join(message.get("body", b"") for message in sent)
+
+
+def until(held: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not held():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def wait_until_free(port: int) -> None:

@@ -26,6 +26,12 @@ def valid_data_set() -> Dataset:
     data_set.PatientName = "PAT^ONE"
     data_set.PatientID = "IPP101"
     data_set.PatientBirthDate = "19800101"
+    data_set.PatientSex = "F"
+    data_set.ReferringPhysicianName = "REF^ONE"
+    data_set.StudyID = "S1"
+    data_set.TimezoneOffsetFromUTC = "+0200"
+    data_set.PerformedProcedureStepStartDate = "20260102"
+    data_set.PerformedProcedureStepStartTime = "101000"
     data_set.BodyPartExamined = "CHEST"
     data_set.StudyInstanceUID = "1.2.3.4"
     data_set.SeriesInstanceUID = "1.2.3.4.5"
@@ -33,6 +39,8 @@ def valid_data_set() -> Dataset:
     data_set.InstanceNumber = 7
     data_set.NumberOfFrames = 3
     data_set.Rows = 2
+    data_set.Columns = 1
+    data_set.BitsAllocated = 16
     data_set.PixelData = b"\0\1\2\3"
     data_set["PixelData"].VR = "OW"
     return data_set

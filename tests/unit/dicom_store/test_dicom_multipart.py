@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from dicom_store.multipart import (
     MAX_HEADER_BYTES,
     MultipartError,
+    MultipartReader,
     Part,
     boundary_of,
     content_length,
+    media_type_of,
     read_parts,
     write_parts,
 )
@@ -91,6 +93,8 @@ def test_what_is_not_a_multipart(message: bytes) -> None:
         ('multipart/related; type="application/dicom"; boundary=abc; transfer-syntax=1.2', "abc"),
         ('multipart/related;boundary="a b";type=x', "a b"),
         ("Multipart/Related; BOUNDARY = abc", "abc"),
+        ("multipart/related; boundary=" + "a" * 73, "a" * 73),  # Orthanc's are longer than RFC 2046 allows
+        (r'multipart/related; type="a;boundary=x\"y"; boundary="a,b"', "a,b"),
     ],
 )
 def test_boundary(content_type: str, boundary: str) -> None:
@@ -104,9 +108,39 @@ def test_boundary(content_type: str, boundary: str) -> None:
         "application/dicom; boundary=a",
         "multipart/related; boundary=**",
         "multipart/related; boundary=",
-        "multipart/related; boundary=" + "a" * 71,
+        "multipart/related; boundary=" + "a" * 256,
     ],
 )
 def test_no_legal_boundary(content_type: str) -> None:
     with pytest.raises(MultipartError):
         boundary_of(content_type)
+
+
+def test_nothing_is_read_after_the_closing_delimiter() -> None:
+    reader = MultipartReader(BOUNDARY)
+    assert list(reader.feed(b"--f00dbeef--\r\n" + bytes(1_000_000))) == []
+    assert reader.closed
+    assert list(reader.feed(b"--f00dbeef\r\n\r\nx\r\n--f00dbeef--")) == []
+    reader.finish()
+
+
+def test_what_stands_before_the_first_delimiter_is_bounded() -> None:
+    reader = MultipartReader(BOUNDARY)
+    with pytest.raises(MultipartError, match="no delimiter"):
+        for _ in range(MAX_HEADER_BYTES):
+            list(reader.feed(b"xx"))
+
+
+@pytest.mark.parametrize(
+    ("content_type", "parameters"),
+    [
+        ("multipart/related", {}),
+        ("Multipart/Related;", {}),
+        ('multipart/related; Type="Application/DICOM";a=b', {"type": "Application/DICOM", "a": "b"}),
+        ('multipart/related; a="x\\"y;z=1"', {"a": 'x"y;z=1'}),
+        ("multipart/related; a=1; a=2", {"a": "1"}),
+        ('multipart/related; a="never ends', {}),
+    ],
+)
+def test_media_type(content_type: str, parameters: dict[str, str]) -> None:
+    assert media_type_of(content_type) == ("multipart/related", parameters)

@@ -64,6 +64,16 @@ def expected(transfer_syntax: str) -> InstanceHeader:
         BodyPartExamined="CHEST",
         InstanceNumber=7,
         NumberOfFrames=3,
+        PatientName="PAT^ONE",
+        PatientSex="F",
+        ReferringPhysicianName="REF^ONE",
+        StudyID="S1",
+        TimezoneOffsetFromUTC="+0200",
+        PerformedProcedureStepStartDate="20260102",
+        PerformedProcedureStepStartTime="101000",
+        Rows=2,
+        Columns=1,
+        BitsAllocated=16,
     )
 
 
@@ -208,8 +218,16 @@ def test_an_unknown_vr_is_read_by_pydicom(data_set: Dataset, encode: Encode) -> 
 
 def test_the_scanner_stops_before_the_pixels(data_set: Dataset, encode: Encode) -> None:
     whole = encode(data_set)
-    rows = whole.index(struct.pack("<HH2s", 0x0028, 0x0010, b"US"))
-    assert read(whole[: rows + 8] + b"\xff" * 10) == expected(EXPLICIT_VR_LITTLE_ENDIAN)
+    pixels = whole.index(struct.pack("<HH2s", 0x7FE0, 0x0010, b"OW"))
+    assert read(whole[: pixels + 8] + b"\xff" * 10) == expected(EXPLICIT_VR_LITTLE_ENDIAN)
+
+
+def test_what_is_irregular_after_bits_allocated_refuses_nothing(data_set: Dataset, encode: Encode) -> None:
+    whole = encode(data_set)
+    step = whole.index(struct.pack("<HH2s", 0x0040, 0x0244, b"DA"))
+    found = read(whole[:step] + b"\xff" * 10)
+    assert (found.Rows, found.Columns, found.BitsAllocated) == (2, 1, 16)
+    assert (found.PerformedProcedureStepStartDate, found.PerformedProcedureStepStartTime) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -231,6 +249,19 @@ def test_text_is_decoded(charset: str, codec: str, text: str, encode: Encode, da
     charset_element = struct.pack("<HH2sH", 0x0008, 0x0005, b"CS", len(label)) + label
     body = raw[raw.index(b"\x08\x00\x16\x00UI") : start] + element + raw[end:]
     assert read(charset_element + body).StudyDescription == text
+
+
+def test_invalid_text_is_replaced_and_code_extensions_are_followed(data_set: Dataset, encode: Encode) -> None:
+    data_set.SpecificCharacterSet = "ISO_IR 192"
+    data_set.PatientName = "PAT^??"
+    assert read(encode(data_set).replace(b"PAT^??", b"PAT^\xff\xfe")).PatientName == "PAT^\ufffd\ufffd"
+    data_set.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
+    data_set.PatientName = "Yamada^Tarou=山田^太郎"
+    assert read(encode(data_set)).PatientName == "Yamada^Tarou=山田^太郎"
+    data_set.PatientName = "PAT^ONE=?"
+    assert read(encode(data_set).replace(b"ONE=?", b"ONE=\x1b")).PatientName == "PAT^ONE=\x1b"
+    standing_alone = encode(data_set).replace(b"\\ISO 2022 IR 87 ", b"ISO_IR 192\\GBK  ")
+    assert read(standing_alone).StudyDescription.startswith("Scanner")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ CONTRACT = {
     "psc": "inactive expired http_503",
     "ans": "unreachable unsigned tampered wrong_signer expired_signer revoked_signer without_us truncated",
     "betterstack": "unreachable empty html",
+    "syslog": "refuse_connection reset unconfirmed slow",
 }
 
 

@@ -1,0 +1,247 @@
+"""A data set as received in the DICOM JSON Model (PS3.18 annex F): prepared once, when an instance arrives. Pure.
+
+Read by one walk over the bytes in every encoding, native, encapsulated or inflated, without touching pixel data.
+It forgives what `header.read_header` forgives (elements out of order, unknown VRs, implicit VR in explicit) and
+never raises for what that accepts:
+
+- an element whose value cannot be understood is left out, with its sequence when it is in one; where its end
+  cannot be known either, all that follows it is left out as well. Nothing marks it: JSON members that are no
+  attributes would break readers, and the file itself remains.
+- of an attribute that is there twice the first counts.
+- bulk data that is cut off, by the end of the data set, is what there is of it.
+- beyond `COST_BYTES` of elements and inline values nothing more is read.
+
+Bulk data is addressed by its place in the DICOM file, `bulkdata/<offset>-<length>`: from the preamble on, the bytes
+are those of the file. What cannot be had like that has a `vr` and no value: bulk values of deflated data sets, and
+numbers and words of big endian ones (bulk data is little endian, PS3.18 8.7.3).
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+from dicom_store.header import DEFLATED, ENCODINGS, python_encodings
+from dicom_store.json_values import ROWS, ValueRepresentation
+from dicom_store.scanner import (
+    ITEM,
+    ITEM_END,
+    PREFIX_BYTES,
+    SEQUENCE_END,
+    UNDEFINED_LENGTH,
+    Buffer,
+    Encoding,
+    Scanner,
+    UnknownVR,
+    Unreadable,
+    scan,
+)
+from dicom_store.vr_dictionary import vr_of
+
+COST_BYTES = 64 * 1024 * 1024  # inline values, and `_ELEMENT_COST` for each element
+_ELEMENT_COST = 32
+_MAX_DEPTH = 64  # of sequences in sequences
+_CHARACTER_SET, _PIXEL_REPRESENTATION = 0x00080005, 0x00280103
+_LEFT_OUT = frozenset({0x0000, 0x0002, 0xFFFE})  # groups: command, file meta, items; and every group length
+_PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # always bulk data
+_FRAGMENTS = frozenset({b"OB", b"OW", b"OD", b"OF", b"OL", b"OV"})  # may be encapsulated (PS3.5 A.4)
+_UNICODE = '"vr":"CS","Value":["ISO_IR 192"]'  # JSON is UTF-8 (F.2, RFC 8259)
+_PLAIN = {vr: row for vr, row in ROWS.items() if vr != b"UN"}  # says by itself what its value is
+_LONGEST_UN = 0xFFFE  # a longer value is UN because its VR could not say its length (PS3.5 6.2.2)
+
+
+def instance_json(data_set: Buffer, transfer_syntax: str, file_offset: int) -> bytes:
+    """One JSON object in UTF-8, compact, members in the order of their tags.
+
+    `data_set` as received (no preamble, no file meta), accepted by `header.read_header`; `file_offset`: where it
+    begins in the DICOM file, in bytes.
+    """
+    encoding = ENCODINGS.get(transfer_syntax, Encoding())
+    if transfer_syntax in DEFLATED:
+        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set, PREFIX_BYTES)
+        members = _Walk(inflated, encoding, None).members()
+    else:
+        members = _Walk(data_set, encoding, file_offset).members()
+    members[_CHARACTER_SET] = _UNICODE
+    return _object(members).encode("utf-8", "replace")
+
+
+def _object(members: dict[int, str]) -> str:
+    return "{" + ",".join([_key(tag) + members[tag] + "}" for tag in sorted(members)]) + "}"
+
+
+@lru_cache(8192)
+def _key(tag: int) -> str:
+    return f'"{tag:08X}":{{'
+
+
+@dataclass(slots=True)
+class _Scope:
+    """What holds for the elements of a data set or of an item, and is inherited by the items in it (PS3.5 7.5.3)."""
+
+    encodings: list[str]
+    implicit_vr: bool
+    depth: int = 0
+    signed: bool | None = None  # by PixelRepresentation; None = not met so far
+
+    def inner(self, implicit_vr: bool) -> _Scope:
+        if self.depth >= _MAX_DEPTH:
+            raise Unreadable("sequences nested too deeply")
+        return _Scope(self.encodings, implicit_vr, self.depth + 1, self.signed)
+
+
+class _Walk:
+    """One walk over one data set. `file_offset` None: its bytes are not those of the file."""
+
+    def __init__(self, data_set: Buffer, encoding: Encoding, file_offset: int | None) -> None:
+        self._scanner = Scanner(data_set, encoding)
+        self._encoding = encoding
+        self._order = ">" if encoding.big_endian else "<"
+        self._file_offset = file_offset
+        self._left = COST_BYTES
+        self._whole_signed: bool | None = None
+
+    def members(self) -> dict[int, str]:
+        """What follows the tag of every element, without its braces, by tag."""
+        found: dict[int, str] = {}
+        scope = _Scope(python_encodings(b""), self._encoding.implicit_vr)
+        try:
+            self._elements(0, self._scanner.end, scope, found)
+        except Unreadable:
+            return found  # as far as it can be understood, see above
+        return found
+
+    def _elements(self, position: int, end: int, scope: _Scope, found: dict[int, str]) -> int:
+        """Members of the elements from `position` to `end`, or to the end of the item; the position after it."""
+        while position < end:
+            self._spend(_ELEMENT_COST)
+            try:
+                tag, vr, length, start = self._scanner.element(position, scope.implicit_vr)
+            except UnknownVR:
+                tag, vr, length, start = self._scanner.foreign_element(position)
+            if tag == ITEM_END:
+                return start
+            row, position = _PLAIN.get(vr), start + length
+            if row is None or length > row.inline or position > end or tag in _PIXELS:
+                text, position = self._member(tag, vr, length, start, end, scope)
+            else:
+                text = self._inline(tag, row, start, position, scope)
+            if text and tag & 0xFFFF and tag >> 16 not in _LEFT_OUT and tag not in found:
+                found[tag] = text
+        return position
+
+    def _spend(self, cost: int) -> None:
+        self._left -= cost
+        if self._left < 0:
+            raise Unreadable("more than is prepared")
+
+    def _member(
+        self, tag: int, vr: bytes, length: int, start: int, end: int, scope: _Scope
+    ) -> tuple[str, int]:
+        """(`"vr"` and value of an element, or "" where it is left out; the position after it)."""
+        implicit_vr = scope.implicit_vr
+        if vr == b"UN":  # holds what implicit VR little endian would (PS3.5 6.2.2)
+            implicit_vr = not self._encoding.big_endian
+        if not vr or (vr == b"UN" and length <= _LONGEST_UN):
+            vr = vr_of(tag, length, lambda: self._signed(scope))
+        if length == UNDEFINED_LENGTH:
+            return self._of_undefined_length(tag, vr, start, end, scope.inner(implicit_vr))
+        after = start + length
+        if vr == b"SQ":
+            return self._sequence(start, after, end, scope.inner(implicit_vr)), after
+        row = ROWS[vr]
+        bulk = length > row.inline or (tag in _PIXELS and length > 0)
+        if bulk and after > end == self._scanner.end:
+            return self._bulk(row, start, end), end  # as much as there is
+        if after > end:
+            raise Unreadable("the data set ends inside an element")
+        return (self._bulk(row, start, after) if bulk else self._inline(tag, row, start, after, scope)), after
+
+    def _inline(self, tag: int, row: ValueRepresentation, start: int, after: int, scope: _Scope) -> str:
+        self._left -= after - start
+        raw = self._scanner.view[start:after].tobytes()
+        if tag == _CHARACTER_SET:
+            scope.encodings = python_encodings(raw)
+            return _UNICODE
+        if tag == _PIXEL_REPRESENTATION:
+            scope.signed = b"\1" in raw
+        try:
+            return f'"vr":"{row.name}"{row.write(raw, scope.encodings, self._order)}'
+        except ValueError:
+            return ""  # of a length that its VR cannot have
+
+    def _bulk(self, row: ValueRepresentation, start: int, after: int) -> str:
+        if self._file_offset is None or (self._encoding.big_endian and row.word > 1):
+            return f'"vr":"{row.name}"'
+        return f'"vr":"{row.name}","BulkDataURI":"bulkdata/{self._file_offset + start}-{after - start}"'
+
+    def _signed(self, scope: _Scope) -> bool:
+        """Whether pixel values are signed: as this item, one around it, or the whole data set says."""
+        if scope.signed is None:
+            if self._whole_signed is None:
+                wanted = frozenset({_PIXEL_REPRESENTATION})
+                try:
+                    found = scan(self._scanner.view, self._encoding, wanted, _PIXEL_REPRESENTATION)
+                except Unreadable:
+                    found = {}
+                self._whole_signed = b"\1" in found.get(_PIXEL_REPRESENTATION, b"")
+            return self._whole_signed
+        return scope.signed
+
+    # --- sequences ---------------------------------------------------------------------------------------------
+
+    def _of_undefined_length(
+        self, tag: int, vr: bytes, start: int, end: int, inner: _Scope
+    ) -> tuple[str, int]:
+        if tag in _PIXELS or vr in _FRAGMENTS:
+            after = self._after_fragments(start, end)
+            return self._bulk(ROWS[b"OB" if tag in _PIXELS else vr], start, after), after
+        if vr not in (b"SQ", b"UN"):
+            raise Unreadable("undefined length where the VR has none")
+        items: list[str] = []
+        after = self._items(start, end, inner, items)
+        return _sequence_of(items), after
+
+    def _sequence(self, start: int, after: int, end: int, inner: _Scope) -> str:
+        """A sequence of defined length; "" when it cannot be understood."""
+        if after > end:
+            raise Unreadable("the data set ends inside an element")
+        items: list[str] = []
+        try:
+            self._items(start, after, inner, items)
+        except Unreadable:
+            return ""
+        return _sequence_of(items)
+
+    def _items(self, position: int, end: int, outer: _Scope, items: list[str]) -> int:
+        """The items up to `end` or to the sequence delimiter; the position after it."""
+        while position < end:
+            self._spend(_ELEMENT_COST)
+            tag, _, length, start = self._scanner.element(position, True)
+            if tag == SEQUENCE_END:
+                return start
+            after = end if length == UNDEFINED_LENGTH else start + length
+            if tag != ITEM or after > end:
+                raise Unreadable("something else than an item in a sequence")
+            scope = _Scope(outer.encodings, outer.implicit_vr, outer.depth, outer.signed)
+            found: dict[int, str] = {}
+            position = self._elements(start, after, scope, found)
+            position = position if length == UNDEFINED_LENGTH else after
+            items.append(_object(found))
+        return position
+
+    def _after_fragments(self, position: int, end: int) -> int:
+        """Position after the sequence delimiter of encapsulated data; the end of the data where it is torn."""
+        while position + 8 <= end:
+            tag, _, length, start = self._scanner.element(position, True)
+            if tag == SEQUENCE_END:
+                return start
+            if tag != ITEM or length == UNDEFINED_LENGTH:
+                return end
+            position = start + length
+        return end
+
+
+def _sequence_of(items: list[str]) -> str:
+    return f'"vr":"SQ","Value":[{",".join(items)}]' if items else '"vr":"SQ"'

@@ -1,0 +1,130 @@
+"""A DICOMweb door as a bare ASGI application: path → resource → answer → wire; every failure has its own answer."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from dicom_store.asgi import HttpRequest, Receive, Scope, Send, internal_error, read_request, send_problem
+from dicom_store.places import Places
+from dicom_store.resources import Methods, Resource, check_method, find_resource
+from dicom_store.status import HttpRefusal
+from dicom_store.transmit import Gone, Stalled, Transfer, transmit
+
+log = logging.getLogger(__name__)
+
+STALL_SECONDS = 60.0  # a reader that takes nothing for so long loses its place
+DISK_THREADS = 8  # reads that wait for a disk at once
+
+
+def _not_told(_transfer: Transfer, _why: str) -> None:
+    """Nobody asked how the transfer ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is to be sent. `finished(transfer, why)` is called once, when it ended; `why` it was cut, or ""."""
+
+    transfer: Transfer
+    finished: Callable[[Transfer, str], None] = _not_told
+
+
+Respond = Callable[[HttpRequest, Resource, Receive], Awaitable[Answer]]
+OnRefused = Callable[[HttpRequest, HttpRefusal], None]
+
+
+def _not_noted(_request: HttpRequest, _refusal: HttpRefusal) -> None:
+    """Nobody asked what was refused before it was understood."""
+
+
+class Door:
+    """The application. `respond` raises `HttpRefusal`; it decides everything before the first byte is sent.
+
+    `on_refused` is told of requests that never reach it: no such resource, another method, no place free.
+    """
+
+    def __init__(
+        self,
+        base_path: str,
+        served: Methods,
+        respond: Respond,
+        places: Places,
+        stall_timeout: float = STALL_SECONDS,
+        on_refused: OnRefused = _not_noted,
+    ) -> None:
+        self._base = base_path.rstrip("/")
+        self._served = served
+        self._respond = respond
+        self._places = places
+        self._stall = stall_timeout
+        self._on_refused = on_refused
+        self._disk = ThreadPoolExecutor(DISK_THREADS, "disk")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = read_request(scope)
+        head_only = request.method == "HEAD"
+        try:
+            resource = find_resource(self._base, request.path, self._served)
+            check_method(request.method, self._served[resource.kind])
+            self._places.take()
+        except HttpRefusal as refusal:
+            self._on_refused(request, refusal)
+            await send_problem(send, refusal, head_only)
+            return
+        try:
+            await self._serve(request, resource, receive, send)
+        except HttpRefusal as refusal:
+            await send_problem(send, refusal, head_only)
+        finally:
+            self._places.give_back()
+
+    async def _serve(self, request: HttpRequest, resource: Resource, receive: Receive, send: Send) -> None:
+        try:
+            answer = await self._respond(request, resource, receive)
+        except HttpRefusal:
+            raise
+        except Exception as error:
+            log_failure("no answer", error)
+            raise internal_error("The request failed.") from error
+        why = "the server stopped"
+        try:
+            why = await self._transmit(request, answer.transfer, receive, send)
+        finally:
+            answer.finished(answer.transfer, why)
+
+    async def _transmit(self, request: HttpRequest, transfer: Transfer, receive: Receive, send: Send) -> str:
+        """Why it was cut, or "". Once it has started a failure leaves it short: the server cuts the connection."""
+        try:
+            await transmit(
+                transfer,
+                receive,
+                send,
+                stall=self._stall,
+                disk=self._disk,
+                head_only=request.method == "HEAD",
+            )
+        except Stalled:
+            log.warning("transfer given up: the reader takes nothing")
+            request.abort()  # what waits for it would keep the connection
+            return "stalled"
+        except Gone:
+            return "the reader left"
+        except HttpRefusal:
+            if not transfer.started:
+                raise
+            return "a piece could not be made"
+        except Exception as error:
+            log_failure("an image cannot be read", error)
+            if not transfer.started:
+                raise internal_error("An image cannot be read.") from error
+            return f"not readable: {type(error).__name__}"
+        return ""
+
+
+def log_failure(what: str, error: BaseException) -> None:
+    """Log where it failed, without its message: it may quote data."""
+    log.error("%s: %s\n%s", what, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))

@@ -1,0 +1,31 @@
+"""The DICOM JSON of an instance: prepared when it arrives, or made from its file."""
+
+from __future__ import annotations
+
+import logging
+
+from dicom_store.dicom_json import instance_json
+from dicom_store.instance import InstanceHeader
+from dicom_store.part10 import data_set_offset
+from dicom_store.scanner import Buffer
+
+log = logging.getLogger(__name__)
+
+
+def prepare(header: InstanceHeader, data_set: Buffer, file_offset: int) -> bytes | None:
+    """The DICOM JSON of a data set that begins at `file_offset` of its file; None, and logged, when that fails.
+
+    Whatever fails: no image is lost for what can be made again.
+    """
+    try:
+        return instance_json(data_set, header.TransferSyntaxUID, file_offset)
+    except Exception as error:  # noqa: BLE001  # see above
+        # no traceback: it could show values of the data set
+        log.error("no metadata of %s: %s", header.SOPInstanceUID, type(error).__name__)  # noqa: TRY400
+        return None
+
+
+def of_file(file: memoryview, transfer_syntax: str) -> bytes:
+    """The DICOM JSON of a DICOM file that `part10.file_start` began. Raises ValueError for another."""
+    begin = data_set_offset(file)
+    return instance_json(file[begin:], transfer_syntax, begin)

@@ -1,0 +1,220 @@
+"""A `Body` onto the wire: constant memory whatever its size, slow readers bounded, nothing cut that looks whole.
+
+Bytes in the page cache are read in the event loop (RWF_NOWAIT never waits for a disk); the others in a thread, so
+that a cold disk holds up one reader only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from types import TracebackType
+
+from dicom_store.asgi import Receive, Send, send_start
+from dicom_store.body import Body, Extent, Later, Source
+
+CHUNK_BYTES = 256 * 1024  # a message to the server
+AHEAD = 2  # pieces whose making has begun while one is awaited
+
+_Made = asyncio.Task[Sequence[bytes | Extent]]
+
+
+class Stalled(Exception):
+    """The reader took nothing for too long."""
+
+
+class Gone(Exception):
+    """The reader closed the connection."""
+
+
+@dataclass(slots=True)
+class Transfer:
+    """How far an answer came, also when it failed. `sent`: bytes of the body handed to the connection."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Body
+    started: bool = False
+    sent: int = 0
+    whole: bool = False
+
+
+async def transmit(
+    transfer: Transfer, receive: Receive, send: Send, *, stall: float, disk: Executor, head_only: bool = False
+) -> None:
+    """Send an answer. `stall`: seconds in which a reader must take a chunk.
+
+    The first chunk is read before anything is sent. Raises `Stalled`, `Gone`, and what reading raises (OSError,
+    `segments.SegmentDamaged`, EOFError, what makes a piece): when `started`, the answer is short and the caller
+    returns, so that the server cuts the connection.
+    """
+    if head_only:
+        await _start(transfer, send)
+        await send({"type": "http.response.body", "body": b""})
+        transfer.whole = True
+        return
+    with _Reader(transfer.body) as reader:
+        chunk = await reader.next_chunk(disk)
+        await _start(transfer, send)
+        watch: asyncio.Future[None] | None = None
+        try:
+            async with asyncio.timeout(stall) as limit:
+                while not await _send_chunk(transfer, chunk, send):
+                    limit.reschedule(asyncio.get_running_loop().time() + stall)
+                    watch = watch or asyncio.ensure_future(_disconnected(receive))
+                    if watch.done():
+                        raise Gone
+                    chunk = await reader.next_chunk(disk)
+        except TimeoutError as error:
+            raise Stalled from error
+        finally:
+            if watch is not None:
+                watch.cancel()
+
+
+async def _start(transfer: Transfer, send: Send) -> None:
+    await send_start(send, transfer.status, transfer.headers)
+    transfer.started = True
+
+
+async def _send_chunk(transfer: Transfer, chunk: bytearray, send: Send) -> bool:
+    """Whether it was the last one."""
+    length = transfer.body.length
+    if not chunk and length is not None and transfer.sent < length:
+        raise EOFError("fewer bytes than promised")
+    last = not chunk or transfer.sent + len(chunk) == length
+    await send({"type": "http.response.body", "body": chunk, "more_body": not last})
+    transfer.sent += len(chunk)
+    transfer.whole = last
+    return last
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue
+
+
+class _Reader:
+    """Chunks of a body, with the one descriptor that is open at a time."""
+
+    def __init__(self, body: Body) -> None:
+        self._pieces = iter(body.pieces())
+        self._left = body.length
+        self._ready: deque[bytes | Extent] = deque()
+        self._queue: deque[bytes | Extent | _Made] = deque()
+        self._rest: memoryview | Extent | None = None
+        self._source: Source | None = None
+        self._descriptor = -1
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+        for piece in self._queue:
+            if not isinstance(piece, asyncio.Task):
+                _let_go(piece)
+            elif not piece.cancel() and not piece.cancelled() and piece.exception() is None:
+                self._ready.extend(piece.result())
+        for piece in self._ready:
+            _let_go(piece)
+
+    async def next_chunk(self, disk: Executor) -> bytearray:
+        """The next bytes, empty at the end."""
+        size = CHUNK_BYTES if self._left is None else min(CHUNK_BYTES, self._left)
+        chunk = bytearray(size)
+        room = memoryview(chunk)
+        filled = 0
+        while filled < size:
+            rest = self._rest or await self._next_piece()
+            if rest is None:
+                break
+            wanted = room[filled:]
+            if isinstance(rest, Extent):
+                count = await self._read(rest, wanted, disk)
+                left = rest.length - count
+                self._rest = rest.part(count, left) if left else None
+            else:
+                count = min(len(rest), len(wanted))
+                wanted[:count] = rest[:count]
+                self._rest = rest[count:] or None
+            filled += count
+        if self._left is not None:
+            self._left -= filled
+        return chunk if filled == size else chunk[:filled]
+
+    async def _next_piece(self) -> memoryview | Extent | None:
+        """What comes next; empty pieces are left out."""
+        while True:
+            piece = self._ready.popleft() if self._ready else self._pull()
+            if isinstance(piece, asyncio.Task):
+                while len(self._queue) < AHEAD and (following := self._take()) is not None:
+                    self._queue.append(following)
+                self._ready.extend(await piece)
+            elif piece is None:
+                return None
+            elif isinstance(piece, Extent):
+                self._open(piece)
+                if piece.length:
+                    return piece
+            elif piece:
+                return memoryview(piece)
+
+    def _pull(self) -> bytes | Extent | _Made | None:
+        return self._queue.popleft() if self._queue else self._take()
+
+    def _take(self) -> bytes | Extent | _Made | None:
+        piece = next(self._pieces, None)
+        return asyncio.ensure_future(piece.make()) if isinstance(piece, Later) else piece
+
+    def _open(self, extent: Extent) -> None:
+        """Open the file of an extent unless it is the one that is open, and check what is promised of it."""
+        if extent.source != self._source:
+            self._close()
+            self._descriptor = extent.source.open()
+            self._source = extent.source
+        extent.source.check(self._descriptor, extent)
+
+    def _close(self) -> None:
+        if self._source is not None:
+            os.close(self._descriptor)
+            self._source.close()
+            self._source = None
+
+    async def _read(self, extent: Extent, room: memoryview, disk: Executor) -> int:
+        wanted = room[: extent.length]
+        count = _read_cached(self._descriptor, wanted, extent.offset)
+        if count < 0:
+            read = asyncio.get_running_loop().run_in_executor(
+                disk, os.preadv, self._descriptor, [wanted], extent.offset
+            )
+            # shielded: the descriptor and the buffer must outlive the read, also when the reader gave up
+            try:
+                count = await asyncio.shield(read)
+            except asyncio.CancelledError:
+                await asyncio.wait([read])
+                raise
+        if count == 0:
+            raise EOFError("the file ends inside an extent")
+        return count
+
+
+def _read_cached(descriptor: int, room: memoryview, offset: int) -> int:
+    """Bytes read without waiting for a disk; -1 when they would have to be waited for."""
+    try:
+        return os.preadv(descriptor, [room], offset, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return -1
+    except OSError:  # a file system that knows no RWF_NOWAIT, or a fault that the waiting read will tell
+        return -1
+
+
+def _let_go(piece: bytes | Extent) -> None:
+    if isinstance(piece, Extent):
+        piece.source.close()

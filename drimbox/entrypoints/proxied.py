@@ -1,0 +1,67 @@
+"""TLS that ends at a declared proxy: its word about the client's address and certificate, and nobody else's."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from ipaddress import ip_network
+from urllib.parse import unquote_to_bytes
+
+from dicom_store.asgi import App, Receive, Scope, Send, send_problem
+from dicom_store.status import HttpRefusal
+from healthcheck.client_address import client_address, is_one_of, parse_address
+
+_PEM = re.compile(
+    rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]{1,16384})-----END CERTIFICATE-----", re.ASCII
+)
+
+
+class Proxied:
+    """An ASGI application around another, which reads `client` and `peer_certificate` from the scope's state.
+
+    `proxies`: addresses or networks; a peer that is none of them is answered 403. `header`: where the proxy puts
+    the certificate that it verified, PEM with percent escapes (nginx: $ssl_client_escaped_cert); it must strip
+    what clients send under that name.
+    """
+
+    def __init__(self, app: App, proxies: Sequence[str], header: str) -> None:
+        self._app = app
+        self._proxies = tuple(ip_network(one, strict=False) for one in proxies)
+        self._header = header.lower().encode("ascii")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request of a proxy on, with what it says of its client."""
+        peer = (scope.get("client") or ("",))[0]
+        try:
+            if not is_one_of(parse_address(peer), self._proxies):
+                raise HttpRefusal(403, "not-a-proxy", "Forbidden", "Only declared proxies are answered here.")
+            scope["state"] = {
+                **(scope.get("state") or {}),
+                "client": client_address(peer, _joined(scope, b"x-forwarded-for"), self._proxies),
+                "peer_certificate": _certificate(_joined(scope, self._header)),
+            }
+        except HttpRefusal as refusal:
+            await send_problem(send, refusal, scope["method"] == "HEAD")
+            return
+        await self._app(scope, receive, send)
+
+
+def _joined(scope: Scope, name: bytes) -> str | None:
+    lines = [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+    return ",".join(lines) if lines else None
+
+
+def _certificate(header: str | None) -> bytes | None:
+    """DER, None when the client showed none. Raises `HttpRefusal` 400 for what is no certificate."""
+    if not header or header == "-":
+        return None
+    found = _PEM.fullmatch(unquote_to_bytes(header).strip())
+    try:
+        if found is not None:
+            return base64.b64decode(b"".join(found[1].split()), validate=True)
+    except binascii.Error:
+        found = None
+    detail = "The proxy's header for the client certificate holds no PEM certificate."
+    raise HttpRefusal(400, "proxy-certificate", "Bad request", detail)
