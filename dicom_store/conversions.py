@@ -69,6 +69,10 @@ class TranscodeFailed(Exception):
         self.reason = reason
 
 
+class SourceUnreadable(TranscodeFailed):
+    """The stored file is damaged, or cannot be read: no fault of what was asked for."""
+
+
 class Busy(Exception):
     """Too much conversion work is waiting: try again later."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -9,14 +10,17 @@ from typing import Protocol
 
 from dicom_store import conversions
 from dicom_store.archive import StoredInstance
-from dicom_store.asgi import busy
+from dicom_store.asgi import busy, internal_error
 from dicom_store.body import Extent
-from dicom_store.conversions import LOSSY_TARGETS, Busy, TranscodeFailed
+from dicom_store.conversions import LOSSY_TARGETS, Busy, SourceUnreadable, TranscodeFailed
 from dicom_store.render_params import RenderParams
 from dicom_store.segment_source import SegmentSource
 from dicom_store.status import HttpRefusal
 from dicom_store.transcode_cache import CachedFile
+from dicom_store.transcode_process import Passing
 from dicom_store.transcoder import Extent as Stored
+
+log = logging.getLogger(__name__)
 
 
 class Transcoding(Protocol):
@@ -65,7 +69,7 @@ class Converting:
         return conversions.can(stored, target)
 
     async def converted(self, stored: StoredInstance, target: str, client: str) -> Extent:
-        """The instance in another transfer syntax. Raises `HttpRefusal`: 406 when it cannot be made, 503 busy."""
+        """The instance in another transfer syntax. Raises `HttpRefusal`: 406, 503 busy, 500 damaged."""
         quality = self._lossy_quality if target in LOSSY_TARGETS else None
         place = self._place(stored)
         return await _extent(self._transcoder.file_of(stored.sha256, place, target, quality, client=client))
@@ -86,6 +90,13 @@ async def _extent(made: Awaitable[CachedFile]) -> Extent:
         file = await made
     except Busy as error:
         raise busy("Too many conversions wait; try again, or accept the stored transfer syntax.") from error
+    except Passing as error:
+        raise busy(
+            "It could not be converted now; try again, or accept the stored transfer syntax."
+        ) from error
+    except SourceUnreadable as error:
+        log.error("cannot be converted: %s", error.reason)  # noqa: TRY400 the reason says it
+        raise internal_error("An image cannot be read.") from error
     except TranscodeFailed as error:
         detail = f"It cannot be made of what is stored: {error.reason}"
         raise HttpRefusal(406, "not-acceptable", "Not acceptable", detail) from error

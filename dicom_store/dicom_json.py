@@ -9,7 +9,7 @@ never raises for what that accepts:
   attributes would break readers, and the file itself remains.
 - of an attribute that is there twice the first counts.
 - bulk data that is cut off, by the end of the data set, is what there is of it.
-- beyond `COST_BYTES` of elements and inline values nothing more is read.
+- beyond `COST_BYTES` of elements, fragments and JSON nothing more is read.
 
 Bulk data is addressed by its place in the DICOM file, `bulkdata/<offset>-<length>`: from the preamble on, the bytes
 are those of the file. What cannot be had like that has a `vr` and no value: bulk values of deflated data sets, and
@@ -39,7 +39,7 @@ from dicom_store.scanner import (
 )
 from dicom_store.vr_dictionary import vr_of
 
-COST_BYTES = 64 * 1024 * 1024  # inline values, and `_ELEMENT_COST` for each element
+COST_BYTES = 64 * 1024 * 1024  # inline values as JSON, and `_ELEMENT_COST` for each element or fragment
 _ELEMENT_COST = 32
 _MAX_DEPTH = 64  # of sequences in sequences
 _CHARACTER_SET, _PIXEL_REPRESENTATION = 0x00080005, 0x00280103
@@ -159,7 +159,6 @@ class _Walk:
         return (self._bulk(row, start, after) if bulk else self._inline(tag, row, start, after, scope)), after
 
     def _inline(self, tag: int, row: ValueRepresentation, start: int, after: int, scope: _Scope) -> str:
-        self._left -= after - start
         raw = self._scanner.view[start:after].tobytes()
         if tag == _CHARACTER_SET:
             scope.encodings = python_encodings(raw)
@@ -167,9 +166,11 @@ class _Walk:
         if tag == _PIXEL_REPRESENTATION:
             scope.signed = b"\1" in raw
         try:
-            return f'"vr":"{row.name}"{row.write(raw, scope.encodings, self._order)}'
+            text = f'"vr":"{row.name}"{row.write(raw, scope.encodings, self._order)}'
         except ValueError:
             return ""  # of a length that its VR cannot have
+        self._left -= len(text)  # up to six times the value: a control character is \u0001
+        return text
 
     def _bulk(self, row: ValueRepresentation, start: int, after: int) -> str:
         if self._file_offset is None or (self._encoding.big_endian and row.word > 1):
@@ -234,6 +235,7 @@ class _Walk:
     def _after_fragments(self, position: int, end: int) -> int:
         """Position after the sequence delimiter of encapsulated data; the end of the data where it is torn."""
         while position + 8 <= end:
+            self._spend(_ELEMENT_COST)
             tag, _, length, start = self._scanner.element(position, True)
             if tag == SEQUENCE_END:
                 return start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
@@ -24,12 +25,20 @@ def _not_told(_transfer: Transfer, _why: str) -> None:
     """Nobody asked how the transfer ended."""
 
 
+def _not_asked(_refusal: HttpRefusal, _why: str) -> None:
+    """Nobody asked why nothing was sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is to be sent. `finished(transfer, why)` is called once, when it ended; `why` it was cut, or ""."""
+    """What is to be sent. One of the two is called once, when it ended.
+
+    `finished(transfer, why)`: it was begun; `why` it was cut, or "". `refused(refusal, why)`: nothing could be sent.
+    """
 
     transfer: Transfer
     finished: Callable[[Transfer, str], None] = _not_told
+    refused: Callable[[HttpRefusal, str], None] = _not_asked
 
 
 Respond = Callable[[HttpRequest, Resource, Receive], Awaitable[Answer]]
@@ -66,21 +75,30 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = read_request(scope)
-        head_only = request.method == "HEAD"
         try:
             resource = find_resource(self._base, request.path, self._served)
             check_method(request.method, self._served[resource.kind])
             self._places.take()
         except HttpRefusal as refusal:
             self._on_refused(request, refusal)
-            await send_problem(send, refusal, head_only)
+            await self._refuse(request, refusal, send)
             return
         try:
             await self._serve(request, resource, receive, send)
-        except HttpRefusal as refusal:
-            await send_problem(send, refusal, head_only)
+            return
+        except HttpRefusal as error:
+            refused = error
         finally:
             self._places.give_back()
+        await self._refuse(request, refused, send)  # who does not read it holds no place
+
+    async def _refuse(self, request: HttpRequest, refusal: HttpRefusal, send: Send) -> None:
+        try:
+            async with asyncio.timeout(self._stall):
+                await send_problem(send, refusal, request.method == "HEAD")
+        except TimeoutError:
+            log.warning("refusal given up: the reader takes nothing")
+            request.abort()
 
     async def _serve(self, request: HttpRequest, resource: Resource, receive: Receive, send: Send) -> None:
         try:
@@ -93,8 +111,13 @@ class Door:
         why = "the server stopped"
         try:
             why = await self._transmit(request, answer.transfer, receive, send)
-        finally:
+        except HttpRefusal as refusal:
+            answer.refused(refusal, type(refusal.__cause__).__name__ if refusal.__cause__ else "")
+            raise
+        except BaseException:
             answer.finished(answer.transfer, why)
+            raise
+        answer.finished(answer.transfer, why)
 
     async def _transmit(self, request: HttpRequest, transfer: Transfer, receive: Receive, send: Send) -> str:
         """Why it was cut, or "". Once it has started a failure leaves it short: the server cuts the connection."""

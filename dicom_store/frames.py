@@ -33,6 +33,8 @@ from dicom_store.transfer_syntax import DICOM
 from dicom_store.transmit import Transfer
 from dicom_store.wado_rs import Conversions
 
+MAX_PIECES = 100_000  # fragments of one answer
+
 _Key = tuple[str, int, str]  # segment, offset: never written again; transfer syntax
 
 
@@ -62,7 +64,7 @@ class Frames:
         try:
             table = await self._table(stored, form, file)
             _require(numbers, table.count)
-            frames = [[file.part(*place) for place in table.places(number)] for number in numbers]
+            frames = _extents(file, table, numbers)
         except BaseException:
             file.source.close()
             raise
@@ -118,6 +120,20 @@ class FrameTables:
 def _require(numbers: Sequence[int], count: int) -> None:
     if max(numbers) > count:
         raise HttpRefusal(404, "not-found", "Not found", f"The instance has {count} frame(s).")
+
+
+def _extents(file: Extent, table: FrameTable, numbers: Sequence[int]) -> list[list[Extent]]:
+    """Where each frame is. Raises `HttpRefusal` 406 when that is more than may be held."""
+    frames: list[list[Extent]] = []
+    left = MAX_PIECES
+    for number in numbers:
+        places = table.places(number)
+        left -= len(places)
+        if left < 0:
+            detail = "These frames are in too many fragments; ask for fewer, or for the instance."
+            raise HttpRefusal(406, "not-acceptable", "Not acceptable", detail)
+        frames.append([file.part(*place) for place in places])
+    return frames
 
 
 def _as_sent(stored: StoredInstance) -> str:

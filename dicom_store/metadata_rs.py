@@ -21,6 +21,7 @@ from dicom_store.shown import ShownInstances, address_of
 from dicom_store.transmit import Transfer
 
 BATCH = 50  # instances read at once
+BATCH_BYTES = 4 * 1024 * 1024  # of their JSON: that of a multi-frame instance has megabytes
 _PREPARED = b'"BulkDataURI":"bulkdata/'  # as `dicom_json` writes it, for this replacement
 
 
@@ -39,17 +40,33 @@ class Metadata:
         return Transfer(200, {"Content-Type": content_type}, body)
 
     def _pieces(self, instances: Sequence[StoredInstance], study_url: str) -> Iterator[Piece]:
-        for start in range(0, len(instances), BATCH):
-            batch = instances[start : start + BATCH]
-            yield Later(partial(asyncio.to_thread, self._batch, batch, study_url, b"," if start else b"["))
+        before = b"["
+        for batch in _batches(instances):
+            yield Later(partial(asyncio.to_thread, self._batch, batch, study_url, before))
+            before = b","
         yield b"]"
 
     def _batch(self, batch: Sequence[StoredInstance], study_url: str, before: bytes) -> Sequence[bytes]:
         documents = zip(batch, read_metadata(self._archive, batch), strict=True)
-        return [before + b",".join([_addressed(document, one, study_url) for one, document in documents])]
+        return [before + b",".join([addressed(document, one, study_url) for one, document in documents])]
 
 
-def _addressed(document: bytes, stored: StoredInstance, study_url: str) -> bytes:
+def _batches(instances: Sequence[StoredInstance]) -> Iterator[Sequence[StoredInstance]]:
+    """In order; one that is not prepared counts as its file, which is longer but for odd ones."""
+    batch: list[StoredInstance] = []
+    size = 0
+    for one in instances:
+        length = min(one.metadata_length or one.length, BATCH_BYTES)
+        if batch and (len(batch) >= BATCH or size + length > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(one)
+        size += length
+    yield batch
+
+
+def addressed(document: bytes, stored: StoredInstance, study_url: str) -> bytes:
+    """The DICOM JSON of an instance with absolute addresses of its bulk data."""
     url = f"{study_url}{address_of(stored)}/bulkdata/"
     return document.replace(_PREPARED, b'"BulkDataURI":"' + url.encode("ascii"))
 

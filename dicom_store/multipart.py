@@ -11,7 +11,10 @@ from typing import TypeVar
 MAX_HEADER_BYTES = 16 * 1024  # of a part; also of what stands before the first one
 # RFC 2046 5.1.1 allows 70 characters; Orthanc sends 73.
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,254}[0-9A-Za-z'()+_,\-./:=?]")
-_PARAMETER = re.compile(r';\s*([\w!#$&^.+-]+)\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;"\s]*))\s*(?=;|$)', re.ASCII)
+# No way back (++, *+): a header of spaces would hold up the event loop for a minute.
+_PARAMETER = re.compile(
+    r';\s*+([\w!#$&^.+-]++)\s*+=\s*+(?:"((?:\\.|[^"\\])*+)"|([^;"\s]*+))\s*+(?=;|$)', re.ASCII
+)
 _ESCAPED = re.compile(r"\\(.)")
 
 

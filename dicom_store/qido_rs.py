@@ -7,7 +7,8 @@ a failure). What was asked and is not done is said by a Warning header (8.3.4).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from sqlalchemy.orm import Session
@@ -17,13 +18,16 @@ from dicom_store.asgi import HttpRequest
 from dicom_store.body import body_of
 from dicom_store.frame_representation import choose_metadata
 from dicom_store.index_search import first_instances, search
-from dicom_store.metadata_rs import read_metadata
+from dicom_store.metadata_rs import addressed, read_metadata
 from dicom_store.negotiation import parse_accept
 from dicom_store.query import CUT, Query, read_query
 from dicom_store.query_attributes import Level
 from dicom_store.resources import Kind, Resource
 from dicom_store.search_result import Page, results_json
+from dicom_store.segment_record import SegmentDamaged
 from dicom_store.transmit import Transfer
+
+log = logging.getLogger(__name__)
 
 LEVELS: Mapping[Kind, Level] = {
     Kind.STUDIES: Level.STUDY,
@@ -57,8 +61,19 @@ class QidoRs:
         with self._reading() as session:
             page = search(session, query)
             speaking = first_instances(session, query.level, page) if query.extras else []
-        return results_json(query, page, base_url, self._extras(page, speaking)), page.more
+        return results_json(query, page, base_url, self._extras(page, speaking, base_url)), page.more
 
-    def _extras(self, page: Page, speaking: Sequence[StoredInstance | None]) -> Sequence[bytes]:
-        found = iter(read_metadata(self._archive, [one for one in speaking if one is not None]))
-        return [next(found) if one is not None else b"" for one in speaking]
+    def _extras(
+        self, page: Page, speaking: Sequence[StoredInstance | None], base_url: str
+    ) -> Iterator[bytes]:
+        """One at a time: the JSON of a multi-frame instance has megabytes."""
+        for row, one in zip(page.rows, speaking, strict=True):
+            yield self._extra(one, f"{base_url}/studies/{row[0]}") if one is not None else b""
+
+    def _extra(self, stored: StoredInstance, study_url: str) -> bytes:
+        try:
+            (document,) = read_metadata(self._archive, [stored])
+        except SegmentDamaged as error:  # a search still finds what else there is
+            log.warning("nothing can be read of %s: %s", stored.ref.SOPInstanceUID, error)
+            return b""
+        return addressed(document, stored, study_url)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dicom_store.paths import InvalidUID, check_uid
 
 _MAX_VALUES = 1000  # of one list
+_MAX_PATTERNS = 32  # with wildcards, of one list: each is tried on every row
 _MAX_CHARACTERS = 1024  # of a value that is no list
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,10}", re.ASCII)
@@ -53,14 +54,24 @@ def _uids(value: str) -> Iterator[Condition]:
 
 
 def _codes(value: str) -> Iterator[Condition]:
-    for text in _bounded(tuple(text.strip() for text in _LIST.split(value))):
-        if text:
-            yield from _text(text)
+    """One condition for all values without wildcards: an engine takes only so many beside each other."""
+    texts = [text for one in _bounded(tuple(_LIST.split(value))) if (text := _short(one).strip())]
+    patterns = [text for text in texts if _is_pattern(text)]
+    if not texts or len(patterns) > _MAX_PATTERNS:
+        raise ValueError("no value" if not texts else f"more than {_MAX_PATTERNS} values with wildcards")
+    plain = tuple(text for text in texts if not _is_pattern(text))
+    if plain:
+        yield OneOf(plain)
+    yield from (Like(pattern, False) for pattern in patterns)
 
 
 def _text(value: str) -> Iterator[Condition]:
     value = _short(value).strip()
-    yield Like(value, False) if "*" in value or "?" in value else OneOf((value,))
+    yield Like(value, False) if _is_pattern(value) else OneOf((value,))
+
+
+def _is_pattern(text: str) -> bool:
+    return "*" in text or "?" in text
 
 
 def _name(value: str) -> Iterator[Condition]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from dicom_store.asgi import Receive
+from dicom_store.asgi import Message, Receive
 from dicom_store.status import HttpRefusal
 
 PACE_BYTES = 16 * 1024  # a sender brings them within the stall time, or loses its place
@@ -35,6 +35,20 @@ async def chunks(receive: Receive, stall: float) -> AsyncGenerator[bytes, None]:
             patience, brought = stall, 0
         if chunk:
             yield chunk
+
+
+def paced(receive: Receive, stall: float) -> Receive:
+    """The same messages for an application that waits without end: who is slower than `chunks` allows has left."""
+    body = chunks(receive, stall)
+
+    async def next_message() -> Message:
+        try:
+            chunk = await anext(body, None)
+        except BodyBroken:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
+
+    return next_message
 
 
 def broken(status: int, slug: str, detail: str, **headers: str) -> BodyBroken:

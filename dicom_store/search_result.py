@@ -6,7 +6,7 @@ Written by hand-made fragments, one writer per attribute, in the order of tags (
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring as quoted
 from typing import Any
@@ -52,7 +52,7 @@ class Page:
     counts: Mapping[str, Counts]
 
 
-def results_json(query: Query, page: Page, base_url: str, extras: Sequence[bytes]) -> bytes:
+def results_json(query: Query, page: Page, base_url: str, extras: Iterable[bytes]) -> bytes:
     """The array. `base_url`: what the addresses begin with; `extras`: DICOM JSON of an instance per result, or none.
 
     `extras` holds `b""` for a result whose instance cannot be read.
@@ -70,7 +70,7 @@ def results_json(query: Query, page: Page, base_url: str, extras: Sequence[bytes
 
 
 def _with_extras(
-    writers: Mapping[int, _Write], page: Page, tags: Sequence[int], extras: Sequence[bytes]
+    writers: Mapping[int, _Write], page: Page, tags: Sequence[int], extras: Iterable[bytes]
 ) -> Iterator[str]:
     wanted = {f"{tag:08X}": tag for tag in tags}
     for row, extra in zip(page.rows, extras, strict=True):

@@ -45,6 +45,7 @@ from dicom_store.transcode_frames import (
     check_size,
     encapsulated,
     encoded_frames,
+    native_bytes,
     native_frame,
     read_pixel_module,
 )
@@ -142,12 +143,12 @@ def _native_edits(syntax: str, elements: Mapping[int, Element], module: PixelMod
     frames, photometric = [], module.PhotometricInterpretation
     for samples, found in decoded_frames(syntax, elements, module):
         photometric = found
-        frames.append(samples.tobytes())
+        frames.append(native_bytes(samples, module.PlanarConfiguration))
     size = sum(map(len, frames))
     vr = b"OW" if module.BitsAllocated > 8 else b"OB"
     value: list[Piece] = [head(PIXEL_DATA, vr, size + size % 2), *frames, b"\0" * (size % 2)]
     return (
-        description(module, as_decoded(module, photometric))
+        description(module, replace(module, PhotometricInterpretation=photometric))
         | lossy_source(syntax, elements, size)
         | {PIXEL_DATA: value}
     )
@@ -166,10 +167,10 @@ def _compressed_edits(
         exact = canonical(samples, module.BitsStored).astype(decoded.dtype)
         codestreams.append(encode(target, exact, decoded, quality))
     lossy = lossy_target(elements, module, sum(map(len, codestreams))) if row.lossy else {}
-    native_bytes = module.frame_bytes * module.NumberOfFrames
+    native_size = module.frame_bytes * module.NumberOfFrames
     return (
         description(module, replace(decoded, PhotometricInterpretation=row.declares(decoded)))
-        | (lossy or lossy_source(syntax, elements, native_bytes))
+        | (lossy or lossy_source(syntax, elements, native_size))
         | {PIXEL_DATA: [head(PIXEL_DATA, b"OB", UNDEFINED_LENGTH), *encapsulated(codestreams)]}
     )
 

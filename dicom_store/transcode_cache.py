@@ -75,7 +75,8 @@ class TranscodeCache:
         self._trim()
 
     def temporary(self) -> Path:
-        """A new path in which to prepare a file."""
+        """A new path in which to prepare a file, also when somebody emptied the disk of ours."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._directory / f".{secrets.token_hex(16)}.part"
 
     def find(self, name: str) -> CachedFile | None:

@@ -130,6 +130,16 @@ def native_frame(module: PixelModule, value: memoryview, index: int) -> Samples:
     return samples.reshape(module.shape)
 
 
+def native_bytes(samples: Samples, planar_configuration: int) -> bytes:
+    """A decoded frame as it is stored natively.
+
+    Colours are laid out as the source says: who asks for frames alone knows the metadata of the stored instance.
+    """
+    if samples.ndim == 3 and planar_configuration == 1:
+        samples = samples.transpose(2, 0, 1)
+    return samples.tobytes()
+
+
 def _full_chroma(samples: Samples) -> Samples:
     """Y1 Y2 Cb Cr (PS3.3 C.7.6.3.1.2) → Y1 Cb Cr Y2 Cb Cr."""
     return np.ascontiguousarray(samples.reshape(-1, 4)[:, [0, 2, 3, 1, 2, 3]])

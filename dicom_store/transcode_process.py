@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dicom_store.conversions import TranscodeFailed
+from dicom_store.conversions import SourceUnreadable, TranscodeFailed
 
 # What a worker, which reads hostile files, may know of its environment.
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
@@ -20,6 +20,10 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 class Passing(TranscodeFailed):
     """It failed for a reason that is not in the file: another try may succeed."""
+
+
+# Said by the worker of a failure -> what is raised of it; else `TranscodeFailed`.
+_FAILURES: Mapping[str, type[TranscodeFailed]] = {"passing": Passing, "unreadable": SourceUnreadable}
 
 
 class WorkerProcess:
@@ -47,7 +51,8 @@ class WorkerProcess:
             if answer is None:  # late, dead, or nobody waits for it any more
                 await self.stop()
         if "failed" in answer:
-            raise (Passing if answer.get("passing") else TranscodeFailed)(answer["failed"])
+            kinds = [kind for name, kind in _FAILURES.items() if name in answer]
+            raise (*kinds, TranscodeFailed)[0](answer["failed"])
         return int(answer["length"])
 
     async def _ask(self, process: asyncio.subprocess.Process, job: Mapping[str, Any]) -> dict[str, Any]:

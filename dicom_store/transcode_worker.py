@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dicom_store.conversions import TranscodeFailed
+from dicom_store.conversions import SourceUnreadable, TranscodeFailed
 from dicom_store.render_params import RenderParams, Viewport, Window
 
 Job = Mapping[str, Any]
@@ -67,10 +67,12 @@ def _answer(job: Job) -> dict[str, Any]:
     try:
         result = _JOBS[job["kind"]](_source(job), job)
         return {"length": _write(Path(job["out"]), result)}
+    except SourceUnreadable as error:
+        return {"failed": error.reason, "unreadable": True}
     except TranscodeFailed as error:
         return {"failed": error.reason}
     except OSError as error:
-        return {"failed": f"the files cannot be read or written ({type(error).__name__})", "passing": True}
+        return {"failed": f"the result cannot be written ({type(error).__name__})", "passing": True}
     except MemoryError:
         return {"failed": "more memory is needed than allowed"}
     except Exception as error:  # noqa: BLE001 - the door of the process: a codec may raise anything
@@ -78,13 +80,16 @@ def _answer(job: Job) -> dict[str, Any]:
 
 
 def _source(job: Job) -> bytes:
-    """The stored file, proven to be the one that was meant."""
-    descriptor = os.open(job["path"], os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "rb") as segment:
-        segment.seek(job["offset"])
-        data = segment.read(job["length"])
+    """The stored file, proven to be the one that was meant. Raises `SourceUnreadable`."""
+    try:
+        descriptor = os.open(job["path"], os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as segment:
+            segment.seek(job["offset"])
+            data = segment.read(job["length"])
+    except OSError as error:
+        raise SourceUnreadable(f"the stored file cannot be read ({type(error).__name__})") from error
     if hashlib.sha256(data).hexdigest() != job["sha256"]:
-        raise TranscodeFailed("the stored file is damaged")
+        raise SourceUnreadable("the stored file is damaged")
     return data
 
 

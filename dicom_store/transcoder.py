@@ -13,7 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dicom_store.conversions import LOSSY_TARGETS, TRANSCODER_VERSION, Busy, TranscodeFailed
+from dicom_store.conversions import (
+    LOSSY_TARGETS,
+    TRANSCODER_VERSION,
+    Busy,
+    SourceUnreadable,
+    TranscodeFailed,
+)
 from dicom_store.render_params import RenderParams
 from dicom_store.transcode_cache import CachedFile, TranscodeCache
 from dicom_store.transcode_process import Passing, WorkerProcess
@@ -179,7 +185,7 @@ class Transcoder:
             outcome = await self._convert(worker, flight)
         except TranscodeFailed as failure:
             outcome = failure
-            if not isinstance(failure, Passing):
+            if not isinstance(failure, Passing | SourceUnreadable):
                 self._remember_failure(flight.name, failure.reason)
         finally:
             _settle(flight.outcome, outcome)

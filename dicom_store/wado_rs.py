@@ -57,14 +57,17 @@ class WadoRs:
             raise HttpRefusal(404, "not-found", "Not found", "There is no such instance here.")
         if resource.frames is not None:
             check_frames(resource.frames, instances[0].ref)
+        kinds = [_kind(one) for one in instances]
+        each = dict(zip(kinds, instances, strict=True))  # a study has few: each is judged once
         chosen = plan(
             parse_accept(request.accept),
-            [InstanceFacts(one.ref, bits_allocated=one.bits_allocated) for one in instances],
+            [InstanceFacts(one.ref, bits_allocated=one.bits_allocated) for one in each.values()],
             resource.sop is not None,
             self._conversions.can,
             self._policy,
         )
-        sent = list(zip(instances, chosen.syntaxes, strict=True))
+        syntax_of = dict(zip(each, chosen.syntaxes, strict=True))
+        sent = [(one, syntax_of[kind]) for one, kind in zip(instances, kinds, strict=True)]
         syntaxes = tuple(sorted(set(chosen.syntaxes)))
         if chosen.form is Form.SINGLE:
             return Images(await self._single(request, *sent[0]), syntaxes)
@@ -123,6 +126,11 @@ class WadoRs:
         return Extent(self._source(stored.segment), stored.offset, stored.length)
 
 
+def _kind(stored: StoredInstance) -> tuple[str, str, int | None]:
+    """What negotiation looks at."""
+    return stored.ref.TransferSyntaxUID, stored.ref.SOPClassUID, stored.bits_allocated
+
+
 def dicom_type(transfer_syntax: str) -> str:
     """Content-Type of a DICOM file."""
     return f"application/dicom;transfer-syntax={transfer_syntax}"
@@ -138,7 +146,7 @@ def _length(boundary: str, sent: Sequence[tuple[StoredInstance, str]]) -> int | 
     """Bytes of a multipart whose instances all leave as stored; None when one has to be made first."""
     if any(syntax != stored.ref.TransferSyntaxUID for stored, syntax in sent):
         return None
-    heads = {syntax: len(_head(boundary, syntax, 0)) - 1 for _, syntax in sent}
+    heads = {syntax: len(_head(boundary, syntax, 0)) - 1 for syntax in {syntax for _, syntax in sent}}
     parts = sum(heads[syntax] + len(str(stored.length)) + stored.length + 2 for stored, syntax in sent)
     return parts + len(_closing(boundary))
 

@@ -263,6 +263,11 @@ class WebSettings(_Room):
     )
     internal_host: str = Field(default="127.0.0.1", description="Address that the internal listener binds")
     internal_port: Port = Field(default=8080, description="Port of the internal listener")
+    internal_url: str = Field(
+        default="",
+        description="Address by which the department reaches the internal listener, for the links in answers; empty ="
+        " what each request names",
+    )
     internal_certificate: Path | None = Field(
         default=None,
         description="PEM: server certificate of the internal listener; required when it is not on loopback",
@@ -283,7 +288,7 @@ class WebSettings(_Room):
     )
     processes: int = Field(default=2, ge=1, le=32, description="Processes that serve both listeners")
     stall_timeout: Seconds = Field(
-        default=60, description="Seconds in which a reader must take 256 KiB, or it loses its place"
+        default=60, description="Seconds in which a reader must take 512 KiB, or it loses its place"
     )
     prefer: Literal["stored", "quality"] = Field(
         default="stored",
@@ -315,6 +320,13 @@ class WebSettings(_Room):
     def _https(cls, value: str) -> str:
         if not value.startswith("https://"):
             raise ValueError("must be an https:// address")
+        return value.rstrip("/")
+
+    @field_validator("internal_url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        if value and not value.startswith(("https://", "http://")):
+            raise ValueError("must be an https:// or http:// address")
         return value.rstrip("/")
 
     @model_validator(mode="after")

@@ -37,7 +37,14 @@ MAX_CACHED = 10_000
 MAX_ASKED = 64  # tokens asked about at once, those that wait for a thread among them
 THREADS = 8  # introspections in flight
 
+# What an HTTP server says of one request that it cannot take: it is no failure of its own.
+_OF_ONE_TOKEN = frozenset({400, 413, 414, 431})
+
 Claims = Mapping[str, Any]
+
+
+class _NotTaken(PscUnavailable):
+    """The question about this token was refused; one about another may be answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,8 @@ class Psc:
                 self._remember(key, claims, now, instant)
         except BaseException as error:  # noqa: BLE001 the door of a thread: those who wait are told, and raise it
             with self._lock:
-                self._failure = (self._monotonic() + FAILURE_SECONDS, str(error))
+                if not isinstance(error, _NotTaken):
+                    self._failure = (self._monotonic() + FAILURE_SECONDS, str(error))
                 del self._asked[key]
             answer.set_exception(error)
             return
@@ -135,8 +143,12 @@ class Psc:
             seconds = min(self._endpoint.cache, max((expiry(claims) or 0.0) - now.timestamp(), 0.0))
         self._answers[key] = _Believed(claims, now + timedelta(seconds=seconds), instant + seconds)
         self._answers.move_to_end(key)
-        while len(self._answers) > MAX_CACHED:
+        while len(self._answers) > MAX_CACHED or self._oldest_is_over(instant):
             self._answers.popitem(last=False)
+
+    def _oldest_is_over(self, instant: float) -> bool:
+        oldest = next(iter(self._answers.values()), None)
+        return oldest is not None and oldest.until_monotonic <= instant
 
     def _ask(self, token: str, now: datetime) -> Mapping[str, Any]:
         form = {"token": token, "client_id": self._endpoint.client_id}
@@ -189,7 +201,9 @@ def _key(token: str) -> str:
 
 
 def _read(url: str, answer: HttpAnswer) -> Mapping[str, Any]:
-    if answer.status != 200:  # 400/401: our client is refused; 5xx: theirs fails; neither judges the token
+    if answer.status in _OF_ONE_TOKEN:
+        raise _NotTaken(f"{url} answered {answer.status}")
+    if answer.status != 200:  # 401: our client is refused; 5xx: theirs fails; neither judges the token
         raise PscUnavailable(f"{url} answered {answer.status}")
     try:
         document = json.loads(answer.body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -84,6 +85,22 @@ class Standings:
         self._lock = threading.Lock()
         self._connection: Any = None
         self._known: dict[str, tuple[Row, Standing]] = {}
+        self._watch: sqlite3.Connection | None = None
+
+    def version(self) -> int | None:
+        """A number that is another one after every commit; None when only asking tells (PostgreSQL, a fault).
+
+        For one thread, which it never keeps waiting: SQLite reads it from shared memory.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return None
+        try:
+            if self._watch is None:
+                path = self._engine.url.database or ""
+                self._watch = sqlite3.connect(path, timeout=0, check_same_thread=False, isolation_level=None)
+            return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error:
+            return None
 
     def __call__(self, kos_uids: Collection[str]) -> Mapping[str, Standing]:
         """As `ServingQueries.standings`. Raises `Unavailable`; a connection that was lost is made anew."""
@@ -99,7 +116,8 @@ class Standings:
             return found
 
     def close(self) -> None:
-        """Close the connection, unless a call hangs on it."""
+        """Close the connections, unless a call hangs on one."""
+        self._stop_watching()
         if self._lock.acquire(timeout=CLOSE_SECONDS):
             try:
                 self._drop()
@@ -142,6 +160,11 @@ class Standings:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+    def _stop_watching(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.close()
 
     def _remember(self, row: Row, standing: Standing) -> tuple[Row, Standing]:
         if len(self._known) >= _KEPT:

@@ -46,7 +46,8 @@ class PartnerDoor:
         except BaseException:
             grant.refused("internal-error", 500)
             raise
-        return Answer(images.transfer, partial(_finished, grant, images.syntaxes))
+        ended = partial(_finished, grant, images.syntaxes), partial(_impossible, grant)
+        return Answer(images.transfer, *ended)
 
     def refused(self, request: HttpRequest, refusal: HttpRefusal) -> None:
         """Record a request that was refused before it came here."""
@@ -73,6 +74,10 @@ def _finished(grant: Grant, syntaxes: tuple[str, ...], transfer: Transfer, why: 
     grant.finished(transfer.sent, transfer.whole, syntaxes, why)
 
 
+def _impossible(grant: Grant, refusal: HttpRefusal, why: str) -> None:
+    grant.refused(refusal.slug, refusal.status, why)
+
+
 _RETRY = {"Retry-After": str(RETRY_AFTER)}
 
 
@@ -84,7 +89,7 @@ def _subject(certificate: bytes | None) -> str | None:
     """
     try:
         return None if certificate is None else subject_text(x509.load_der_x509_certificate(certificate))
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:  # the latter is no ValueError
         log.warning("peer_certificate_unreadable", error=type(error).__name__)
         return ""
 

@@ -6,13 +6,15 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import ip_network
 from urllib.parse import unquote_to_bytes
 
 from dicom_store.asgi import App, Receive, Scope, Send, send_problem
 from dicom_store.status import HttpRefusal
-from healthcheck.client_address import client_address, is_one_of, parse_address
+from healthcheck.client_address import Network, client_address, is_one_of, parse_address
 
+LONGEST_REMEMBERED = 512  # characters of an X-Forwarded-For
 _PEM = re.compile(
     rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]{1,16384})-----END CERTIFICATE-----", re.ASCII
 )
@@ -35,11 +37,11 @@ class Proxied:
         """Pass a request of a proxy on, with what it says of its client."""
         peer = (scope.get("client") or ("",))[0]
         try:
-            if not is_one_of(parse_address(peer), self._proxies):
+            if not _is_proxy(peer, self._proxies):
                 raise HttpRefusal(403, "not-a-proxy", "Forbidden", "Only declared proxies are answered here.")
             scope["state"] = {
                 **(scope.get("state") or {}),
-                "client": client_address(peer, _joined(scope, b"x-forwarded-for"), self._proxies),
+                "client": client_of(peer, _joined(scope, b"x-forwarded-for"), self._proxies),
                 "peer_certificate": _certificate(_joined(scope, self._header)),
             }
         except HttpRefusal as refusal:
@@ -53,6 +55,23 @@ def _joined(scope: Scope, name: bytes) -> str | None:
     return ",".join(lines) if lines else None
 
 
+def client_of(peer: str, forwarded: str | None, proxies: tuple[Network, ...]) -> str:
+    """As `client_address`; what is of a usual length is remembered."""
+    is_long = forwarded is not None and len(forwarded) > LONGEST_REMEMBERED
+    return (client_address if is_long else _client)(peer, forwarded, proxies)
+
+
+@lru_cache(maxsize=1024)
+def _client(peer: str, forwarded: str | None, proxies: tuple[Network, ...]) -> str:
+    return client_address(peer, forwarded, proxies)
+
+
+@lru_cache(maxsize=256)
+def _is_proxy(peer: str, proxies: tuple[Network, ...]) -> bool:
+    return is_one_of(parse_address(peer), proxies)
+
+
+@lru_cache(maxsize=256)
 def _certificate(header: str | None) -> bytes | None:
     """DER, None when the client showed none. Raises `HttpRefusal` 400 for what is no certificate."""
     if not header or header == "-":

@@ -1,7 +1,8 @@
-"""`POST /reports`: a bare CDA from a RIS without HL7; same intake, same answers (design: contract)."""
+"""`POST /reports`: a bare CDA from a RIS without HL7; same senders, same intake, same answers (design: contract)."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,8 +11,9 @@ from flask import Flask, Response, jsonify, request
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException
 
-from drimbox.bootstrap import Foundation, make_reception, utc_now
+from drimbox.bootstrap import Foundation, make_reception, make_senders, utc_now
 from drimbox.domain.errors import ReportRefused, Unavailable
+from drimbox.domain.senders import SenderProfile, admitted
 from drimbox.domain.violations import Violation
 from drimbox.entrypoints.metrics import metrics_text
 from drimbox.flow.keep_report import Arrival
@@ -27,9 +29,13 @@ def make_reports_app(foundation: Foundation) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = foundation.settings.web.max_report_bytes
     app.config["MAX_FORM_MEMORY_SIZE"] = foundation.settings.web.max_report_bytes
     reception = make_reception(foundation)
+    senders = make_senders(foundation.settings)
 
     @app.post("/reports")
     def receive() -> tuple[Response, int]:
+        if not _known(senders):  # before a byte of the body is read
+            log.warning("report_refused", code="sender-unknown", peer=request.remote_addr)
+            return _problem(403, "sender-unknown", "No sender of reports is known at your address."), 403
         arrival = Arrival(request.get_data(cache=False), "http", request.remote_addr or "unknown", utc_now())
         accepted = reception.document(arrival)
         log.info("report_received", report=accepted.report_id, outcome="replay" if accepted.replay else "new")
@@ -63,6 +69,14 @@ def make_reports_app(foundation: Foundation) -> Flask:
         return _problem(status, error.name.lower().replace(" ", "-"), error.description or ""), status
 
     return app
+
+
+def _known(senders: Iterable[SenderProfile]) -> bool:
+    """Whether one of `mllp.senders` calls: by its address, and by its TLS certificate where it has one."""
+    state = request.environ.get("asgi.scope", {}).get("state") or {}
+    certificate = state.get("peer_certificate")
+    digest = hashlib.sha256(certificate).hexdigest() if certificate else None
+    return bool(request.remote_addr and admitted(senders, request.remote_addr, digest))
 
 
 def _violations(violations: Iterable[Violation]) -> list[dict[str, str]]:

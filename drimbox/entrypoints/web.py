@@ -6,6 +6,7 @@ Several processes behind the same two sockets; in each, one event loop and both 
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import socket
 import ssl
@@ -17,7 +18,6 @@ from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
-import uvloop
 
 from dicom_store.asgi import App
 from dicom_store.door import Door
@@ -25,7 +25,7 @@ from dicom_store.places import Places
 from dicom_store.resources import IMAGES
 from drimbox.bootstrap import Foundation, lay_foundation
 from drimbox.entrypoints.cors import Cors
-from drimbox.entrypoints.http_protocol import BoundedProtocol
+from drimbox.entrypoints.http_protocol import BoundedLoop, BoundedProtocol
 from drimbox.entrypoints.intake import recover
 from drimbox.entrypoints.internal_door import DepartmentDoor, make_internal_app
 from drimbox.entrypoints.partner_door import PartnerDoor
@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 KEEP_ALIVE_SECONDS = 15
 SHUTDOWN_SECONDS = 10
 BACKLOG = 1024  # connections that wait to be accepted
+DESCRIPTORS = 16 * 1024  # of one process, where the system allows so many: connections, files, databases
 CONNECTIONS = 2000  # of one process, on one listener; more are answered 503
 INTERNAL_STREAMS = 64  # requests of the department at once, in all processes
 
@@ -122,6 +123,7 @@ def serve_web(foundation: Foundation) -> None:
     settings = foundation.settings
     room = settings.web
     recover(foundation)
+    _raise_descriptor_limit()
     foundation.database.close()  # a connection must not be shared across a fork
     sockets = [_listen(room.public_host, room.public_port), _listen(room.internal_host, room.internal_port)]
     places = [Places(room.max_streams, room.processes), Places(INTERNAL_STREAMS, room.processes)]
@@ -129,11 +131,19 @@ def serve_web(foundation: Foundation) -> None:
     def child(number: int, follow_parent: FollowParent) -> None:
         for one in places:
             one.take_slot(number)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=BoundedLoop) as runner:
             runner.run(_serve(settings, sockets, places, follow_parent))
 
     log.info("web_listening", count=room.processes)
     Prefork(room.processes, child).run()
+
+
+def _raise_descriptor_limit() -> None:
+    """Else a thousand silent connections, by the usual limit, would leave none for segments and databases."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,6 +6,7 @@ The decision is made at the start of a transfer, on what is committed then, and 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ from drimbox.flow.shared_facts import SharedFacts
 __all__ = ["Gate", "Grant", "Peer"]
 
 Claims = Mapping[str, Any]
+STRANGERS_ASKED = (
+    32  # tokens asked about at once beyond which callers without a certificate wait: partners come first
+)
 
 
 class Introspection(Protocol):
@@ -96,6 +100,7 @@ class Gate:
     records: RetrievalLog
     clock: Clock
     log: Callable[..., object]
+    _asked: Counter[str] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
         self.log = Seldom(self.log)
@@ -122,7 +127,7 @@ class Gate:
             token = case.token = bearer(wish.authorization)
             claims = self.introspection.known(token)
             if claims is None:
-                claims = await asyncio.wrap_future(self.introspection.ask(token))
+                claims = await self._ask(token, peer)
             kos = self._recognise(case, claims)
             facts = await self.freshness.facts_soon(kos, wish.study, case.at)
             return self._grant(case, facts)
@@ -139,6 +144,18 @@ class Gate:
         self.partners.close()
         self.freshness.close()
         self.records.stop()
+
+    async def _ask(self, token: str, peer: Peer) -> Claims:
+        crowded = len(self._asked) >= STRANGERS_ASKED and token not in self._asked
+        if crowded and peer.certificate_der is None:
+            raise refuse("busy", "too many tokens are being asked about")
+        self._asked[token] += 1
+        try:
+            return await asyncio.wrap_future(self.introspection.ask(token))
+        finally:
+            self._asked[token] -= 1
+            if not self._asked[token]:
+                del self._asked[token]
 
     def _recognise(self, case: _Case, claims: Claims) -> str:
         """Whom the token names, and the manifest that is asked for."""

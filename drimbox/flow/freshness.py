@@ -14,6 +14,7 @@ from drimbox.flow.shared_facts import SharedFacts, SharedReading
 
 LOOK_SECONDS = 5.0  # for the standings of those who ask together
 READ_SECONDS = 30.0  # for the facts of one manifest, which may list 50,000 instances
+SEEN = 1000  # manifests whose standing is remembered
 READERS = 2  # manifests read at once: they must not starve what is served
 
 
@@ -21,6 +22,7 @@ class Look(Protocol):
     """Where manifests stand now (`adapters/serving_queries.Standings`). Raises `Unavailable`."""
 
     def __call__(self, kos_uids: Collection[str]) -> Mapping[str, Standing]: ...
+    def version(self) -> int | None: ...
     def close(self) -> None: ...
 
 
@@ -38,6 +40,7 @@ class Freshness:
     _readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS, "shared-facts"))
     _standings: Coalesced[str, Standing] = field(init=False)
     _reads: dict[str, Coalesced[str, SharedFacts]] = field(default_factory=dict)
+    _seen: dict[str, tuple[int, Standing]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._standings = Coalesced(self.look, self._lookers, LOOK_SECONDS)
@@ -49,7 +52,7 @@ class Freshness:
 
     async def facts_soon(self, kos_uid: str, study: str, now: datetime) -> SharedFacts:
         """As `facts`, from the event loop: nothing but the look is waited for while nothing changed."""
-        standing = check_standing(study, await self._standings.of(kos_uid), now, self.grace)
+        standing = check_standing(study, await self._standing(kos_uid), now, self.grace)
         return self._known(kos_uid, standing) or self._checked(await self._read(kos_uid), study, now)
 
     def close(self) -> None:
@@ -57,6 +60,19 @@ class Freshness:
         for pool in (self._lookers, self._readers):
             pool.shutdown(wait=False, cancel_futures=True)
         self.look.close()
+
+    async def _standing(self, kos_uid: str) -> Standing | None:
+        """Where the manifest stands: as seen before while nothing at all was committed since, else looked at."""
+        version = self.look.version()
+        seen = self._seen.get(kos_uid)
+        if seen is not None and seen[0] == version:
+            return seen[1]
+        standing = await self._standings.of(kos_uid)
+        if standing is not None and version is not None:  # read before the look: it is as new or newer
+            if len(self._seen) >= SEEN:
+                self._seen.clear()
+            self._seen[kos_uid] = (version, standing)
+        return standing
 
     def _known(self, kos_uid: str, standing: Standing) -> SharedFacts | None:
         known = self.reading.kept.get(kos_uid)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from drimbox.domain.access import refuse
 from drimbox.domain.errors import AccessRefused, Unavailable
 from drimbox.flow.mesh import Mesh, Snapshot, check_partner
-from whitelist.decision import PeerRule, State
+from whitelist.decision import PeerRule, State, exchanges
 from whitelist.document import TrustedList
 
 RECHECK = 1.0  # seconds for which a look is used
@@ -69,10 +69,10 @@ class Partners:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _look(self, known: Snapshot | None, age: float) -> Snapshot | None:
-        """One look for all; only what is overdue is waited for."""
+        """One look for all; waited for when it is overdue, or when what is known lets nobody pass."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.get_running_loop().run_in_executor(self._pool, self._refresh)
-        if known is not None and age < OVERDUE:
+        if known is not None and age < OVERDUE and exchanges(known.state):
             return known
         await asyncio.wait([self._looking], timeout=PATIENCE)
         return self._seen[1]

@@ -90,9 +90,7 @@ class RetrievalLog:
 
     def begin(self, record: Record) -> Open:
         """A retrieval is granted. Raises `Unavailable` when it cannot be recorded: it must not be served."""
-        if self._waiting.qsize() >= MOST_WAITING:
-            raise Unavailable("too many audit records wait for the database")
-        return Open(self.journal.begin(record), record)
+        return Open(self._begin(record), record)
 
     def end(self, retrieval: Open, end: Record) -> None:
         """It ended; called once. When the journal cannot be written, the row of the trace still is."""
@@ -108,7 +106,7 @@ class RetrievalLog:
         if stranger and not self.rate.has_own_row(address, end["code"], end["status"], at, self.monotonic()):
             return
         try:
-            entry = self.journal.begin(record, end)
+            entry = self._begin(record, end)
         except Unavailable as error:
             study = record.get("study")
             self.log("audit_journal_failed", reason=str(error), peer=address, code=end["code"], study=study)
@@ -126,6 +124,11 @@ class RetrievalLog:
             finally:
                 left.release()
         return count
+
+    def _begin(self, record: Record, end: Record | None = None) -> Entry:
+        if self._waiting.qsize() >= MOST_WAITING:
+            raise Unavailable("too many audit records wait for the database")
+        return self.journal.begin(record, end)
 
     def _run(self) -> None:
         folded, running = float("-inf"), True

@@ -69,6 +69,12 @@ def begun(wish: Wish, peer: Peer, identity: Identity | None, token: str | None, 
     return {name: value for name, value in record.items() if value}
 
 
+def viewed(account: str, address: str, what: str, uids: Mapping[str, str | None], at: datetime) -> Record:
+    """What an account of the department is given. `what`: kind of resource; `uids`: study, series, sop, frames."""
+    record: Record = {"at": at.isoformat(), "actor": f"account:{account}@{address}"[:_ACTOR], "what": what}
+    return record | {name: value[:_LONGEST] for name, value in uids.items() if value}
+
+
 def fingerprint(token: str) -> str:
     """How the audit names a token without a `jti` (trust-and-identity 7.3)."""
     return f"sha256:{hashlib.sha256(token.encode()).hexdigest()[:16]}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydicom.filereader import read_file_meta_info
-from pynetdicom import AE, _config
+from pynetdicom import AE, _config, evt
 
 MOST_CONTEXTS = 128  # presentation context identifiers are odd numbers of one octet (PS3.8 9.3.2.2)
 
@@ -59,8 +60,13 @@ def _associate(
     entity.connection_timeout = timeout
     for sop_class, transfer_syntax in contexts:
         entity.add_requested_context(sop_class, transfer_syntax)
-    association = entity.associate(*address, ae_title=titles[0])
+    association = entity.associate(*address, ae_title=titles[0], evt_handlers=[(evt.EVT_CONN_OPEN, _at_once)])
     return association if association.is_established else None
+
+
+def _at_once(event: Any) -> None:
+    """Without Nagle's algorithm: the parts of one message would wait for the peer's delayed acknowledgement."""
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _status(association: Any, file: Path, statuses: list[int]) -> int:

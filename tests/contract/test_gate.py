@@ -27,7 +27,7 @@ from drimbox.domain.errors import AccessRefused, Damaged, PscBusy, PscUnavailabl
 from drimbox.domain.lifecycle import SubmissionState
 from drimbox.domain.token_claims import TokenRules
 from drimbox.domain.xds.outcome import Exchange, NoAnswer
-from drimbox.flow import exams, retrieval_log
+from drimbox.flow import authorise, exams, retrieval_log
 from drimbox.flow.authorise import Gate, Grant
 from drimbox.flow.freshness import Freshness
 from drimbox.flow.keep_report import Arrival
@@ -305,6 +305,55 @@ def test_a_token_that_is_not_known_is_asked_about(scene: Scene) -> None:
     assert scene.psc.asked == 2
 
 
+def test_strangers_do_not_keep_partners_from_being_asked_about(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever shows no certificate gets only some of the questions that may be asked at once."""
+    monkeypatch.setattr(authorise, "STRANGERS_ASKED", 2)
+    scene.psc.cached = False
+    slow: list[Future[Any]] = []
+    answer, stranger = scene.psc.ask, Peer("198.51.100.1")
+
+    def ask(token: str) -> Future[Any]:
+        if token == "t":
+            return answer(token)
+        slow.append(Future())
+        return slow[-1]
+
+    monkeypatch.setattr(scene.psc, "ask", ask)
+
+    async def story() -> None:
+        asked = [
+            asyncio.ensure_future(
+                scene.gate.admit(Wish(STUDY, None, None, f"Bearer {token}", scene.kos), stranger)
+            )
+            for token in ("s1", "s2", "s1")
+        ]
+        await asyncio.sleep(0)
+        while len(slow) < 3:
+            await asyncio.sleep(0.01)
+        late = Wish(STUDY, None, None, "Bearer s3", scene.kos)
+        with pytest.raises(AccessRefused) as refusal:
+            await scene.gate.admit(late, stranger)
+        assert refusal.value.code == "busy"
+        grant = await scene.gate.admit(Wish(STUDY, None, None, "Bearer t", scene.kos), PEER)
+        grant.finished(1, True, ())
+        for one in slow:
+            one.set_result({"active": False})
+        for ended in await asyncio.gather(*asked, return_exceptions=True):
+            assert isinstance(ended, AccessRefused)
+            assert ended.code == "token-inactive"
+        with pytest.raises(AccessRefused) as refusal:
+            task = asyncio.ensure_future(scene.gate.admit(late, stranger))
+            while len(slow) < 4:
+                await asyncio.sleep(0.01)
+            slow[-1].set_result({"active": False})
+            await task
+        assert refusal.value.code == "token-inactive", "there is room again"
+
+    scene.loop.run_until_complete(story())
+
+
 def test_a_bound_token_without_a_certificate_is_admitted_and_said(scene: Scene) -> None:
     scene.psc.claims["cnf"] = {"x5t#S256": "x"}
     assert scene.answer(peer=Peer("192.0.2.7")) == "2"
@@ -431,9 +480,29 @@ def test_while_nothing_changes_the_manifest_is_read_once(
     assert len(scene.looks) - before <= 3, "a hundred requests share the looks"
 
 
+def test_while_nothing_is_committed_nobody_looks(scene: Scene) -> None:
+    """SQLite tells of commits by a number in shared memory; PostgreSQL is asked by every request (together)."""
+    scene.answer()
+    scene.records.start()  # its rows are commits too
+    time.sleep(0.2)
+
+    async def again() -> Grant:
+        return await scene.gate.admit(scene.wish(), PEER)
+
+    scene.run(again())
+    before = len(scene.looks)
+    scene.run(again())
+    looked = len(scene.looks) - before
+    assert looked == (0 if scene.box.database.engine.dialect.name == "sqlite" else 1)
+    exams.withdraw_exam(scene.box.transactions, STUDY, now=scene.box.now, actor="operator", reason="r")
+    with pytest.raises(AccessRefused, match="unpublished"):
+        scene.run(again())
+
+
 def test_a_change_during_the_look_of_another_is_not_missed(scene: Scene) -> None:
     """The second request begins after the commit: the look that runs since before it is not its own."""
     scene.answer()
+    scene.gate.freshness._seen.clear()  # as after any commit: the first one must look
     begun, may_go = threading.Event(), threading.Event()
     look = scene.standings
 

@@ -217,6 +217,18 @@ def test_an_answer_without_an_expiry_is_not_believed_at_all(world: World, clock:
     psc.close()
 
 
+def test_what_is_believed_no_more_is_forgotten(world: World, clock: Clock) -> None:
+    """The claims are personal data, and many."""
+    seconds = Seconds()
+    psc = ScriptedPsc(world, clock, seconds)
+    for number in range(300):
+        seconds.passed = float(number)
+        psc.introspect(f"t{number}")
+    assert len(psc._answers) <= psc._endpoint.cache + 1
+    assert psc.known("t299") is not None
+    psc.close()
+
+
 def test_the_questions_at_once_are_bounded(
     world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +263,27 @@ def test_what_fails_is_told_to_all_who_wait_and_for_a_second(world: World, clock
     assert psc.questions == ["t"]
     seconds.passed = 1.0
     assert psc.introspect("t")["active"] is True
+    psc.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "others"), [(400, True), (413, True), (431, True), (401, False), (503, False)]
+)
+def test_a_token_that_psc_cannot_take_is_nobody_elses_trouble(
+    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch, status: int, others: bool
+) -> None:
+    """Else a stranger with one odd token a second keeps everybody out."""
+    psc = Psc(endpoint_of(world), clock, Seconds())
+    monkeypatch.setattr(psc, "_introspection_url", lambda _now: "https://psc")
+    answers = [HttpAnswer(status, "", b""), HttpAnswer(200, "", b'{"active": false}')]
+    monkeypatch.setattr(psc_door, "request", lambda *_, **__: answers.pop(0))
+    with pytest.raises(PscUnavailable, match=str(status)):
+        psc.introspect("odd")
+    if others:
+        assert psc.introspect("sound")["active"] is False
+    else:
+        with pytest.raises(PscUnavailable, match=str(status)):
+            psc.introspect("sound")
     psc.close()
 
 

@@ -244,3 +244,18 @@ def test_a_refusal_without_a_journal_is_logged(small: Place) -> None:
     assert small.logged == ["audit_journal_failed"]
     with pytest.raises(Unavailable):
         log.begin(record())
+
+
+def test_refusals_do_not_pile_up_while_the_database_is_gone(
+    small: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those whom a token names there may be any number: what cannot be kept is logged."""
+    monkeypatch.setattr(retrieval_log, "MOST_WAITING", 2)
+    log = small.log()
+    for number in range(5):
+        log.refuse(record(number), retrievals.refused("busy", 503, "", 1), stranger=False, at=NOW)
+    assert small.logged == ["audit_journal_failed"] * 3
+    log.start()
+    small.until(2)
+    log.stop()
+    assert len(small.rows()) == 2

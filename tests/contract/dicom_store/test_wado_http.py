@@ -55,6 +55,7 @@ class House:
         self.refusal: Exception | None = None
         self.gate: threading.Event | None = None
         self.cannot: Exception | None = None
+        self.seconds = 0.0  # of each conversion
         self.wado = WadoRs(self.segments.source, self, ServingPolicy())
 
     def put(self, payload: bytes, syntax: str = EXPLICIT, frames: int | None = None) -> None:
@@ -87,6 +88,7 @@ class House:
     async def converted(self, stored: StoredInstance, target: str, client: str) -> Extent:
         if self.cannot is not None:
             raise self.cannot
+        await asyncio.sleep(self.seconds)
         made = self.root / f"{stored.ref.SOPInstanceUID}.made"
         payload = b"made " + b"".join(self.segments.read(stored.segment, stored.offset, stored.length))
         made.write_bytes(payload)
@@ -542,6 +544,17 @@ def test_a_conversion_that_fails_later_cuts_the_answer(house: House, port: int) 
         get(port, Accept=accept)
     until(lambda: bool(house.ended))
     assert house.ended[-1][1:] == (False, "a piece could not be made")
+
+
+def test_a_conversion_may_take_longer_than_a_reader(house: House, serve: Callable[..., int]) -> None:
+    house.put(os.urandom(600_000), EXPLICIT)
+    house.put(b"three", JPEG_LS)
+    house.put(b"four", JPEG_LS)
+    house.seconds = 0.4
+    accept = f'multipart/related; type="application/dicom"; transfer-syntax={EXPLICIT}'
+    parts = parts_of(get(serve(stall_timeout=0.2), Accept=accept))
+    assert [body for _, body in parts] == [house.files[0], b"made three", b"made four"]
+    assert house.ended[-1][1:] == (True, "")
 
 
 def test_converted_files_are_let_go_of_when_the_reader_leaves(house: House, port: int) -> None:

@@ -47,7 +47,7 @@ def keywords(level: Level, study: str | None = None, series: str | None = None, 
         ("PatientID", "A,B", (OneOf(("A,B",)),)),  # a comma may be part of an identifier
         ("PatientName", "DUPONT", (Like("DUPONT", True),)),
         ("PatientName", "DUPONT^^", (Like("DUPONT", True),)),
-        ("ModalitiesInStudy", "CT,MR", (OneOf(("CT",)), OneOf(("MR",)))),
+        ("ModalitiesInStudy", "CT,MR", (OneOf(("CT", "MR")),)),
         ("ModalitiesInStudy", "CT\\M*,", (OneOf(("CT",)), Like("M*", False))),
         ("StudyDate", "20260102", (Between("20260102", "20260102"),)),
         ("StudyDate", "20260102-20260203", (Between("20260102", "20260203"),)),

@@ -202,6 +202,15 @@ def test_colours_are_declared_as_they_are_coded(target: str, photometric: str, d
     assert back.PhotometricInterpretation == ("RGB" if rgb else photometric)
 
 
+@pytest.mark.parametrize("planar", [0, 1])
+def test_decoded_colours_are_laid_out_as_the_metadata_of_the_source_says(planar: int) -> None:
+    layout = Layout(allocated=8, stored=8, photometric="RGB", planar=planar, frames=2)
+    native = read(transcode(pixel_file(layout, "rle"), EXPLICIT_VR_LITTLE_ENDIAN))
+    assert native.PlanarConfiguration == planar
+    assert native.PixelData == data_set(layout).PixelData
+    assert np.array_equal(native.pixel_array, pixels(layout))
+
+
 def test_every_frame_is_one_fragment_with_its_offset() -> None:
     value = read(transcode(pixel_file(LAYOUTS["odd frames"]), JPEG_LS_LOSSLESS)).PixelData
     offsets = parse_basic_offsets(value)

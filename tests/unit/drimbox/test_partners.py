@@ -103,6 +103,18 @@ def test_a_change_is_seen_by_the_request_after_the_look() -> None:
     asyncio.run(story(Scene()))
 
 
+def test_a_list_that_comes_is_seen_by_the_next_request() -> None:
+    """Who lets nobody pass has time to look: the first list opens every process at once."""
+
+    async def story(scene: Scene) -> None:
+        assert await scene.slug() == "whitelist-unknown"
+        scene.mesh.seen = Seen(State.CURRENT, listing(MEMBER))
+        scene.instant = RECHECK
+        assert await scene.slug() == ""
+
+    asyncio.run(story(Scene(State.NEVER)))
+
+
 def test_after_a_long_silence_the_look_is_waited_for() -> None:
     async def story(scene: Scene) -> None:
         await scene.slug()
