@@ -24,7 +24,7 @@ from typing import Any
 
 from drimbox.domain.errors import Unavailable
 
-FILE_BYTES = 4 * 1024 * 1024
+FILE_BYTES = 1024 * 1024
 _RESERVED = 1024  # bytes for the end of a record, and its number when it is settled
 Record = dict[str, Any]
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -32,7 +34,9 @@ def test_known_exams_are_dismissed_together(tmp_path: Path) -> None:
 
 
 def test_the_answer_is_json_with_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted = bench.Bench("a title", 7, lambda _, count: {"count": count})
+    counting = SimpleNamespace(run=lambda _, count: {"count": count})
+    monkeypatch.setitem(sys.modules, "drimbox.entrypoints.bench_counting", counting)
+    counted = bench.Bench("a title", 7, "bench_counting", "run")
     monkeypatch.setattr(bench, "BENCHES", {"thing": counted})
     monkeypatch.setattr(bench.logs, "configure", lambda *_: None)
     answer = json.loads(CliRunner().invoke(app, ["bench", "thing", "--count", "5"]).stdout)

@@ -153,6 +153,7 @@ def test_ratios_are_medians_of_rounds_and_more_than_one_is_better() -> None:
 
 
 @needs_tools
+@pytest.mark.soak
 def test_the_benchmark_in_small(tmp_path: Path) -> None:
     plan = bench_wado.Plan(rounds=1, seconds=1, gets=150, clients=3)
     figures = bench_wado.bench_wado(tmp_path, 8, plan)
