@@ -483,6 +483,7 @@ def test_while_nothing_changes_the_manifest_is_read_once(
 def test_while_nothing_is_committed_nobody_looks(scene: Scene) -> None:
     """SQLite tells of commits by a number in shared memory; PostgreSQL is asked by every request (together)."""
     scene.answer()
+
     async def again() -> Grant:
         return await scene.gate.admit(scene.wish(), PEER)
 
