@@ -493,8 +493,10 @@ def test_while_nothing_is_committed_nobody_looks(scene: Scene) -> None:
         return len(scene.looks) - before
 
     deadline = time.monotonic() + SOON
-    while looked() and time.monotonic() < deadline:
-        time.sleep(0.05)  # the row of the first answer is a commit, and comes when it comes
+    while not any(one["event"] == "RETRIEVAL_SERVED" for one in scene.trace()):
+        assert time.monotonic() < deadline  # the row of the first answer is a commit too
+        time.sleep(0.02)
+    looked()
     assert looked() == 0
     exams.withdraw_exam(scene.box.transactions, STUDY, now=scene.box.now, actor="operator", reason="r")
     with pytest.raises(AccessRefused, match="unpublished"):
