@@ -1,9 +1,9 @@
-"""`multipart/related` out and in, as iterators of bytes (RFC 2046 5.1, RFC 2387; PS3.18 8.6.1)."""
+"""`multipart/related` in, as it arrives (RFC 2046 5.1, RFC 2387; PS3.18 8.6.1)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TypeVar
@@ -20,15 +20,6 @@ _ESCAPED = re.compile(r"\\(.)")
 
 class MultipartError(ValueError):
     """The body is not what its boundary promises: cut short, headers too long, not a multipart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part to send. `body`: called once, gives exactly `length` bytes."""
-
-    content_type: str
-    length: int
-    body: Callable[[], Iterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +44,6 @@ class ReceivedPart:
 
     headers: Mapping[str, str]
     body: Iterator[bytes]
-
-
-def content_length(parts: Sequence[Part], boundary: str) -> int:
-    """Bytes that `write_parts` gives."""
-    heads = sum(len(_head(part, boundary)) + part.length + 2 for part in parts)
-    return heads + len(_tail(boundary))
-
-
-def write_parts(parts: Iterable[Part], boundary: str) -> Iterator[bytes]:
-    """The body of the message. `boundary`: unguessable, so that no image holds it."""
-    for part in parts:
-        yield _head(part, boundary)
-        yield from part.body()
-        yield b"\r\n"
-    yield _tail(boundary)
-
-
-def _head(part: Part, boundary: str) -> bytes:
-    return (
-        f"--{boundary}\r\nContent-Type: {part.content_type}\r\nContent-Length: {part.length}\r\n\r\n"
-    ).encode("ascii")
-
-
-def _tail(boundary: str) -> bytes:
-    return f"--{boundary}--\r\n".encode("ascii")
 
 
 def media_type_of(content_type: str) -> tuple[str, Mapping[str, str]]:
