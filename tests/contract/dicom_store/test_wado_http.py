@@ -473,6 +473,7 @@ def test_a_reader_that_goes_frees_its_place(house: House, serve: Callable[..., i
         connection.getresponse().read(1000)
         connection.close()
         wait_until_free(port)
+    assert [why for _, whole, why in house.ended if not whole] == ["the reader left"] * 3
 
 
 def test_a_reader_that_stalls_loses_its_place(house: House, serve: Callable[..., int]) -> None:
@@ -482,6 +483,7 @@ def test_a_reader_that_stalls_loses_its_place(house: House, serve: Callable[...,
         stalled.sendall(f"GET {PATH} HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n".encode("ascii"))
         stalled.recv(1000)
         wait_until_free(port)
+    assert [why for _, whole, why in house.ended if not whole] == ["stalled"]
 
 
 def test_a_slow_reader_gets_everything_in_constant_memory(house: House, port: int) -> None:
