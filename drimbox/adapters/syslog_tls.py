@@ -56,7 +56,12 @@ class SyslogTls:
             with socket.create_connection(address, timeout=endpoint.connect_timeout) as plain:
                 line = _Line(plain, context, endpoint.host)
                 line.shake_hands(time.monotonic() + endpoint.connect_timeout)
-                line.send(messages, time.monotonic() + endpoint.answer_timeout)
+                deadline = time.monotonic() + endpoint.answer_timeout
+                try:
+                    line.send(messages, deadline)
+                except ConnectionError:  # met while writing: the alert that explains it may have come before
+                    line.hear_end(deadline)
+                    raise
         except TimeoutError as error:
             raise NotDelivered("no answer in time") from error
         except (
@@ -98,6 +103,10 @@ class _Line:
                 self._flush(deadline)
         self._step(self._tls.unwrap)  # nothing was received yet: this only writes close_notify
         self._flush(deadline)
+        self.hear_end(deadline)
+
+    def hear_end(self, deadline: float) -> None:
+        """Until close_notify. Raises `ssl.SSLError` for an alert, `ConnectionError` for a line that broke."""
         while not self._has_ended():
             self._receive(deadline)
 
