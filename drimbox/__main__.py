@@ -1,6 +1,26 @@
-"""`python -m drimbox` is the `drimbox` command."""
+"""The `drimbox` command, as a program and as `python -m drimbox`.
 
-from drimbox.entrypoints.cli import main
+The doors and the worker move pixels and never look at them: the libraries that do, which pydicom imports wherever they
+are installed, cost each of them 35 MB, and stay out. Conversions run in programs of their own.
+"""
+
+from __future__ import annotations
+
+import sys
+
+LEAN = frozenset({"dicom", "mllp", "web", "worker", "serve"})
+PIXEL_LIBRARIES = ("gdcm", "numpy", "PIL")
+
+
+def main() -> None:
+    """Entry of the console script."""
+    if sys.argv[1:2] and sys.argv[1] in LEAN:
+        for library in PIXEL_LIBRARIES:
+            sys.modules[library] = None  # type: ignore[assignment]  # for the import system: not to be had
+    from drimbox.entrypoints.cli import main as command
+
+    command()
+
 
 if __name__ == "__main__":
     main()

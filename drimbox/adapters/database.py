@@ -14,11 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import DateTime, Dialect, Engine, TypeDecorator, create_engine, event
+from sqlalchemy import DateTime, Dialect, Engine, TypeDecorator, create_engine, event, inspect, text
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
@@ -88,17 +84,24 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the schema to the newest revision. Raises `Unavailable` when the database cannot be reached."""
+        current, newest = self.revision()
+        if current == newest:
+            return
+        from alembic import command  # 10 MB that a door whose schema is current does without
+        from alembic.config import Config
+
         with _translated(), self.engine.begin() as connection:
             config = Config()
             config.set_main_option("script_location", str(MIGRATIONS))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
-    def revision(self) -> tuple[str | None, str | None]:
+    def revision(self) -> tuple[str | None, str]:
         """(revision of the database, newest revision known): equal when `migrate` has run."""
-        with _translated(), self.engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-        return current, ScriptDirectory(str(MIGRATIONS)).get_current_head()
+        with _translated(), self._reading.connect() as connection:
+            known = inspect(connection).has_table("alembic_version")
+            current = connection.scalar(text("SELECT version_num FROM alembic_version")) if known else None
+        return current, max(script.name.split("_")[0] for script in MIGRATIONS.glob("versions/[0-9]*_*.py"))
 
 
 @contextmanager

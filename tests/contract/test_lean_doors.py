@@ -1,0 +1,35 @@
+"""The doors do not carry what only conversions use: three web processes fit in 200 MB."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from drimbox.__main__ import LEAN, PIXEL_LIBRARIES
+from drimbox.entrypoints.supervisor import DOORS
+
+RUN = """
+import json, sys
+from drimbox.__main__ import main
+try:
+    main()
+finally:
+    json.dump([name for name, module in sys.modules.items() if module is not None], sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(("command", "expected"), [("web", set()), ("kos", set(PIXEL_LIBRARIES))])
+def test_a_door_loads_no_pixel_library(command: str, expected: set[str]) -> None:
+    run = [sys.executable, "-c", RUN, command, "--help"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(json.loads(done.stderr))
+    assert "pydicom" in loaded
+    assert loaded & set(PIXEL_LIBRARIES) == expected
+    assert "alembic" not in loaded
+
+
+def test_every_door_is_lean() -> None:
+    assert set(DOORS) <= LEAN
