@@ -1,24 +1,25 @@
 """The `drimbox` command, as a program and as `python -m drimbox`.
 
 The doors and the worker move pixels and never look at them: the libraries that do, which pydicom imports wherever they
-are installed, cost each of them 35 MB, and stay out. Conversions run in programs of their own.
+are installed, cost each of them 40 MB, and stay out. Conversions run in programs of their own.
 """
 
 from __future__ import annotations
 
 import sys
 
-LEAN = frozenset({"dicom", "mllp", "web", "worker", "serve"})
-PIXEL_LIBRARIES = ("gdcm", "numpy", "PIL")
+LEAN = frozenset({"serve", "dicom", "mllp", "web", "worker"})
+NOT_FOR_DOORS = ("gdcm", "numpy", "PIL", "requests")  # requests: for the sample data of pydicom
 
 
 def main() -> None:
     """Entry of the console script."""
     if sys.argv[1:2] and sys.argv[1] in LEAN:
-        for library in PIXEL_LIBRARIES:
+        for library in NOT_FOR_DOORS:
             sys.modules[library] = None  # type: ignore[assignment]  # for the import system: not to be had
-    from drimbox.entrypoints.cli import main as command
-
+        from drimbox.entrypoints.doors_cli import main as command
+    else:
+        from drimbox.entrypoints.cli import main as command
     command()
 
 

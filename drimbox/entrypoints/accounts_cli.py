@@ -27,7 +27,7 @@ def account(
     ],
     may: Annotated[list[Right] | None, typer.Option(help="What it may do; may be repeated.")] = None,
 ) -> None:
-    """Print a [[web.accounts]] block; the password is asked, or is the first line of standard input."""
+    """Print an account for the room web; the password is asked, or is the first line of standard input."""
     _check_name(name)
     _check_addresses(address)
     hashed = hash_password(_read_password(), secrets.token_bytes(16))

@@ -1,35 +1,25 @@
-"""The `drimbox` command: each sub-command translates to one call. Exit status 0 done, 1 refused, 2 wrong usage."""
+"""The whole `drimbox` command: a sub-command is one call. Exit status 0 done, 1 refused, 2 wrong usage."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from drimbox.adapters import logs
-from drimbox.adapters.signing import UnusableCredential
-from drimbox.bootstrap import Foundation, lay_foundation
-from drimbox.domain.errors import DrimboxError
 from drimbox.entrypoints.accounts_cli import account
 from drimbox.entrypoints.archive_cli import archive_app
 from drimbox.entrypoints.bench import bench
-from drimbox.entrypoints.configuration import (
-    NoConfiguration,
-    check_configuration,
-    find_configuration,
-    require_membership,
-    write_template,
-)
+from drimbox.entrypoints.configuration import check_configuration, find_configuration, write_template
+from drimbox.entrypoints.doors_cli import ConfigOption, doors, run
 from drimbox.entrypoints.exams_cli import exams_app
 from drimbox.entrypoints.kos_cli import kos_app
-from drimbox.entrypoints.metrics import status
 from drimbox.entrypoints.reports_cli import reports_app
+from drimbox.entrypoints.status_cli import status
 from drimbox.entrypoints.whitelist_cli import whitelist_app
-from drimbox.settings import ConfigurationError, Settings, load_settings
 
 app = typer.Typer(
     name="drimbox",
@@ -39,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
+app.add_typer(doors)
 app.add_typer(config_app, name="config")
 app.add_typer(exams_app, name="exams")
 app.add_typer(kos_app, name="kos")
@@ -49,69 +40,10 @@ app.command("account")(account)
 app.command("status")(status)
 app.command("bench")(bench)
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Configuration file (else $DRIMBOX_CONFIG, ./drimbox.toml, /etc/drimbox/drimbox.toml)."
-    ),
-]
-
 
 def main() -> None:
     """Entry of the console script."""
-    try:
-        app()
-    except (ConfigurationError, NoConfiguration, UnusableCredential, DrimboxError) as error:
-        sys.stderr.write(f"drimbox: {error}\n")
-        sys.exit(1)
-
-
-@app.command()
-def serve(config: ConfigOption = None) -> None:
-    """All doors and the worker, supervised, in one terminal; SIGTERM stops cleanly."""
-    from drimbox.entrypoints.supervisor import Supervisor
-
-    path = find_configuration(config)
-    settings = _settings(path, "serve")
-    require_membership(settings)
-    prepare(settings).database.close()
-    raise typer.Exit(Supervisor(path).run())
-
-
-@app.command()
-def dicom(config: ConfigOption = None) -> None:
-    """The DICOM door: C-ECHO, C-STORE."""
-    from drimbox.entrypoints.dicom import serve_dicom
-
-    _run("dicom", config, serve_dicom)
-
-
-@app.command()
-def mllp(config: ConfigOption = None) -> None:
-    """The HL7v2 door (MLLP): imaging reports."""
-    from drimbox.entrypoints.hl7 import serve_hl7
-
-    _run("mllp", config, serve_hl7)
-
-
-@app.command()
-def web(config: ConfigOption = None) -> None:
-    """The HTTP doors: WADO-RS for partners (public, TLS), reports of the department (internal)."""
-    from drimbox.entrypoints.web import serve_web
-
-    _run("web", config, serve_web)
-
-
-@app.command()
-def worker(config: ConfigOption = None) -> None:
-    """Reconciles what changed and sends what is prepared."""
-    from drimbox.entrypoints.worker import AnotherWorker, run_worker
-
-    try:
-        _run("worker", config, run_worker)
-    except AnotherWorker as error:
-        sys.stderr.write(f"drimbox: {error}\n")
-        raise typer.Exit(1) from error
+    run(app)
 
 
 @app.command()
@@ -177,25 +109,3 @@ def config_check(
     else:
         typer.echo("\n".join(faults) or "the configuration can be used", err=bool(faults))
     raise typer.Exit(1 if faults else 0)
-
-
-def _settings(path: Path, process: str) -> Settings:
-    settings = load_settings(path)
-    logs.configure(settings.log.level, settings.log.format, process)
-    return settings
-
-
-def prepare(settings: Settings) -> Foundation:
-    """Stores opened, schema at its newest revision."""
-    settings.storage.root.mkdir(parents=True, exist_ok=True)
-    foundation = lay_foundation(settings)
-    foundation.database.migrate()
-    return foundation
-
-
-def _run(process: str, config: Path | None, serve_process: Callable[[Foundation], None]) -> None:
-    foundation = prepare(_settings(find_configuration(config), process))
-    try:
-        serve_process(foundation)
-    finally:
-        foundation.database.close()

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from drimbox.__main__ import LEAN, PIXEL_LIBRARIES
+from drimbox.__main__ import LEAN, NOT_FOR_DOORS
 from drimbox.entrypoints.supervisor import DOORS
 
 RUN = """
@@ -21,14 +21,15 @@ finally:
 """
 
 
-@pytest.mark.parametrize(("command", "expected"), [("web", set()), ("kos", set(PIXEL_LIBRARIES))])
-def test_a_door_loads_no_pixel_library(command: str, expected: set[str]) -> None:
+@pytest.mark.parametrize(("command", "expected"), [("web", set()), ("kos", set(NOT_FOR_DOORS))])
+def test_a_door_loads_nothing_for_pixels(command: str, expected: set[str]) -> None:
     run = [sys.executable, "-c", RUN, command, "--help"]
     done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
     loaded = set(json.loads(done.stderr))
     assert "pydicom" in loaded
-    assert loaded & set(PIXEL_LIBRARIES) == expected
+    assert loaded & set(NOT_FOR_DOORS) == expected
     assert "alembic" not in loaded
+    assert ("drimbox.entrypoints.exams_cli" in loaded) is bool(expected)
 
 
 def test_every_door_is_lean() -> None:

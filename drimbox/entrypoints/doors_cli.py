@@ -1,0 +1,117 @@
+"""The commands that run the appliance: every door, the worker, and all of them supervised.
+
+A program of its own for `drimbox.__main__`: a door does not load what the operator's commands use.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drimbox.adapters import logs
+from drimbox.adapters.signing import UnusableCredential
+from drimbox.bootstrap import Foundation, lay_foundation
+from drimbox.domain.errors import DrimboxError
+from drimbox.entrypoints.configuration import NoConfiguration, find_configuration, require_membership
+from drimbox.settings import ConfigurationError, Settings, load_settings
+
+doors = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Configuration file (else $DRIMBOX_CONFIG, ./drimbox.toml, /etc/drimbox/drimbox.toml)."
+    ),
+]
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command; what it raises for its user is one line and exit status 1."""
+    try:
+        app()
+    except (ConfigurationError, NoConfiguration, UnusableCredential, DrimboxError) as error:
+        sys.stderr.write(f"drimbox: {error}\n")
+        sys.exit(1)
+
+
+def main() -> None:
+    """Entry of a program that is a door."""
+    run(doors)
+
+
+@doors.command()
+def serve(config: ConfigOption = None) -> None:
+    """All doors and the worker, supervised, in one terminal; SIGTERM stops cleanly."""
+    from drimbox.entrypoints.supervisor import Supervisor
+
+    path = find_configuration(config)
+    settings = _settings(path, "serve")
+    require_membership(settings)
+    prepare(settings).database.close()
+    raise typer.Exit(Supervisor(path).run())
+
+
+@doors.command()
+def dicom(config: ConfigOption = None) -> None:
+    """The DICOM door: C-ECHO, C-STORE."""
+    from drimbox.entrypoints.dicom import serve_dicom
+
+    _run("dicom", config, serve_dicom)
+
+
+@doors.command()
+def mllp(config: ConfigOption = None) -> None:
+    """The HL7v2 door (MLLP): imaging reports."""
+    from drimbox.entrypoints.hl7 import serve_hl7
+
+    _run("mllp", config, serve_hl7)
+
+
+@doors.command()
+def web(config: ConfigOption = None) -> None:
+    """The HTTP doors: WADO-RS for partners (public, TLS), reports of the department (internal)."""
+    from drimbox.entrypoints.web import serve_web
+
+    _run("web", config, serve_web)
+
+
+@doors.command()
+def worker(config: ConfigOption = None) -> None:
+    """Reconciles what changed and sends what is prepared."""
+    from drimbox.entrypoints.worker import AnotherWorker, run_worker
+
+    try:
+        _run("worker", config, run_worker)
+    except AnotherWorker as error:
+        sys.stderr.write(f"drimbox: {error}\n")
+        raise typer.Exit(1) from error
+
+
+def _settings(path: Path, process: str) -> Settings:
+    settings = load_settings(path)
+    logs.configure(settings.log.level, settings.log.format, process)
+    return settings
+
+
+def prepare(settings: Settings) -> Foundation:
+    """Stores opened, schema at its newest revision."""
+    settings.storage.root.mkdir(parents=True, exist_ok=True)
+    foundation = lay_foundation(settings)
+    foundation.database.migrate()
+    return foundation
+
+
+def _run(process: str, config: Path | None, serve_process: Callable[[Foundation], None]) -> None:
+    foundation = prepare(_settings(find_configuration(config), process))
+    try:
+        serve_process(foundation)
+    finally:
+        foundation.database.close()
