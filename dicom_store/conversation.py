@@ -20,6 +20,8 @@ from dicom_store.status import ANSWERS, Outcome, StoreRefused
 
 log = logging.getLogger(__name__)
 
+_OWN_ADDRESSES = ("127.0.0.1", "::1")
+
 COMMAND_BYTES = 64 * 1024  # of a command set, beside the data set
 ERROR_COMMENT_CHARACTERS = 64  # LO, PS3.7 C.4.2
 _NO_DATA_SET = 0x0101  # CommandDataSetType, PS3.7 E.1
@@ -119,9 +121,10 @@ class Conversation:
         self._on_refused(self.peer, f"association rejected: {reason}")
 
     def on_change(self, event: Any) -> None:
-        """Log what becomes of the association."""
+        """Log what becomes of the association; those of this machine, which looks at its own health, quietly."""
         peer = self.peer
-        log.info("%s: calling AE %s at %s", event.event.description, peer.ae_title, peer.address)
+        level = logging.DEBUG if peer.address in _OWN_ADDRESSES else logging.INFO
+        log.log(level, "%s: calling AE %s at %s", event.event.description, peer.ae_title, peer.address)
 
     def on_close(self, _event: Any) -> None:
         """Wake an association that waits for a request which cannot come any more: it holds a place."""

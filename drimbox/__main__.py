@@ -1,7 +1,7 @@
 """The `drimbox` command, as a program and as `python -m drimbox`.
 
 The doors and the worker move pixels and never look at them: the libraries that do, which pydicom imports wherever they
-are installed, cost each of them 40 MB, and stay out. Conversions run in programs of their own.
+are installed, cost each of them 40 MB, and stay out with some others. Conversions run in programs of their own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 
 LEAN = frozenset({"serve", "dicom", "mllp", "web", "worker"})
-NOT_FOR_DOORS = ("gdcm", "numpy", "PIL", "requests")  # requests: for the sample data of pydicom
+# requests: for the sample data of pydicom; rich: for colours in tracebacks and help
+NOT_FOR_DOORS = ("gdcm", "numpy", "PIL", "requests", "rich")
 
 
 def main() -> None:

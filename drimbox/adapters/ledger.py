@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import String, cast, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, String, and_, cast, exists, func, or_, select, update
 from sqlalchemy.engine import CursorResult, Result
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -176,24 +176,9 @@ class SqlLedger:
         """One submission that waits to be sent, looked up or identified; locked, others skip it.
 
         `publications`: also lots that publish or replace; without them withdrawals are still sent.
-
-        A lot is not sent while something arrived that it was not judged with: it may speak against it.
         """
-        judged = exists().where(
-            _EXAM.study_instance_uid == _LOT.study_instance_uid, _EXAM.revision == _LOT.revision
-        )
-        sendable = (_LOT.state == SubmissionState.PREPARED) & judged
-        if not publications:
-            sendable &= _LOT.kind == "unpublish"
-        waits = or_(sendable, _LOT.state == SubmissionState.DOUBTFUL)
-        nameless = (_LOT.state == SubmissionState.REGISTERED) & _LOT.entry_uuid.is_(None)
-        query = (
-            select(Submission)
-            .where(or_(waits, nameless), _LOT.due_at <= now)
-            .where(or_(_LOT.lease_until.is_(None), _LOT.lease_until <= now))
-            .order_by(_LOT.due_at)
-            .limit(1)
-        )
+        query = select(Submission).where(due_lots(now, publications=publications))
+        query = query.order_by(_LOT.due_at).limit(1)
         return self._session.scalar(query.with_for_update(skip_locked=True))
 
     def leased(self) -> Sequence[Submission]:
@@ -229,6 +214,24 @@ class SqlLedger:
         states = [SubmissionState.REGISTERED, SubmissionState.DEPRECATED, SubmissionState.WITHDRAWN]
         query = select(Submission).where(_LOT.state.in_(states)).order_by(_LOT.created_at, _LOT.id)
         return self._session.scalars(query).all()
+
+
+def due_lots(now: datetime, *, publications: bool = True) -> ColumnElement[bool]:
+    """Submissions that somebody may take up at `now`; `publications` as in `SqlLedger.claimable`.
+
+    A lot is not sent while something arrived that it was not judged with: it may speak against it.
+    """
+    judged = exists().where(
+        _EXAM.study_instance_uid == _LOT.study_instance_uid, _EXAM.revision == _LOT.revision
+    )
+    state = _LOT.state.concat("")  # no index serves this: few are due, nearly all are registered
+    sendable = (state == SubmissionState.PREPARED) & judged
+    if not publications:
+        sendable &= _LOT.kind == "unpublish"
+    waits = or_(sendable, state == SubmissionState.DOUBTFUL)
+    nameless = (state == SubmissionState.REGISTERED) & _LOT.entry_uuid.is_(None)
+    free = or_(_LOT.lease_until.is_(None), _LOT.lease_until <= now)
+    return and_(or_(waits, nameless), _LOT.due_at <= now, free)
 
 
 def _count(result: Result[Any]) -> int:

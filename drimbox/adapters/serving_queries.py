@@ -19,7 +19,7 @@ from drimbox.domain.access import Standing
 from drimbox.domain.errors import Unavailable
 from drimbox.domain.lifecycle import SubmissionState
 from drimbox.flow.records import Note
-from drimbox.flow.retrievals import EVENTS
+from drimbox.flow.retrievals import EVENTS, FORBIDDEN
 
 _EXAM, _TRACE = exam_table.c, trace_table.c
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class ServingQueries:
 
     def recorded(self, instants: Collection[datetime]) -> set[str]:
         """The `record` of the retrievals that are in the trace already, of those instants."""
-        query = select(_TRACE.detail).where(_TRACE.event.in_(EVENTS))
+        query = select(_TRACE.detail).where(_TRACE.event.in_((*EVENTS, FORBIDDEN)))
         return {
             str(detail.get("record"))
             for chunk in _chunks(set(instants))

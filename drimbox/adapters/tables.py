@@ -10,6 +10,7 @@ from drimbox.flow.records import (
     AuditCursor,
     Exam,
     Gate,
+    Heartbeat,
     Message,
     Receipt,
     ReceivedReport,
@@ -200,6 +201,15 @@ audit_cursor_table = Table(
     Column("due_at", UtcDateTime),
 )
 
+heartbeat_table = Table(
+    "heartbeats",
+    metadata,
+    Column("node", String(255), primary_key=True),
+    Column("process", String(32), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("detail", JSON, nullable=False),
+)
+
 mapper.map_imperatively(Exam, exam_table)
 mapper.map_imperatively(ReceivedReport, report_table)
 mapper.map_imperatively(ReportStudy, report_study_table)
@@ -211,3 +221,4 @@ mapper.map_imperatively(Submission, submission_table)
 mapper.map_imperatively(Gate, gate_table)
 mapper.map_imperatively(TraceEntry, trace_table)
 mapper.map_imperatively(AuditCursor, audit_cursor_table)
+mapper.map_imperatively(Heartbeat, heartbeat_table)

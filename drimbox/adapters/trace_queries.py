@@ -48,6 +48,11 @@ class TraceQueries:
             rows += self._session.scalars(select(TraceEntry).where(inside).order_by(_TRACE.id).limit(limit))
         return sorted(rows, key=lambda row: row.id or 0)[:limit]
 
+    def of_event(self, event: str, since: datetime) -> Iterator[TraceEntry]:
+        """The rows of an event at or after an instant, in the order of their ids."""
+        query = select(TraceEntry).where(_TRACE.at >= since, _TRACE.event == event).order_by(_TRACE.id)
+        yield from self._session.scalars(query.execution_options(yield_per=_NAMED))
+
     def submissions(self, ids: Collection[str]) -> Mapping[str, Submission]:
         """These submissions by their ids, not locked."""
         found: dict[str, Submission] = {}

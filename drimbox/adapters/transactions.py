@@ -16,6 +16,7 @@ from dicom_store.rejection import RejectionNote
 from dicom_store.status import Outcome
 from dicom_store.study import KeyImageNote, StudySnapshot
 from drimbox.adapters.database import Database
+from drimbox.adapters.health_queries import HealthQueries
 from drimbox.adapters.inbox_queries import InboxQueries
 from drimbox.adapters.ledger import SqlLedger
 from drimbox.adapters.lot_queries import LotQueries
@@ -63,6 +64,7 @@ class SqlTransaction:
         self.serving = ServingQueries(session)
         self.inbox = InboxQueries(session)
         self.traces = TraceQueries(session)
+        self.health = HealthQueries(session)
         self.images = SqlImages(session, archive)
 
     def commit(self) -> None:

@@ -191,6 +191,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "ASSOCIATION_REFUSED": (_alert(NODE, MINOR, _REFUSED_PEER),),
     "CONNECTION_REFUSED": (_alert(NODE, MINOR, _REFUSED_PEER),),
     "REQUEST_REFUSED": (_alert(NODE, MINOR, _REFUSED_PEER),),
+    "HEALTH_FORBIDDEN": (_alert(NODE, MINOR, _REFUSED_PEER),),
     "WHITELIST_STATE": (
         _alert(SECURITY, SERIOUS, _CONFIGURED, _leads_to("ABSENT")),
         _alert(SECURITY, MINOR, _CONFIGURED, _leads_to("STALE")),
@@ -230,6 +231,13 @@ NOT_AUDITED: Mapping[str, str] = {
     "RECEIPT_SENT": _OWN,
     "RECEIPT_GIVEN_UP": _OWN,
     "HURRIED": _OWN,
+    "HEALTH_CHANGED": _OWN,
+    "HEALTH_LIST_REFRESHED": _OWN,
+    "HEALTH_LIST_REFUSED": _OWN,
+    "HEALTH_LIST_STALE": _OWN,
+    "HEALTH_LIST_FRESH": _OWN,
+    "HEALTH_LIST_DAMAGED": _OWN,
+    "HEALTH_LIST_UNSAVED": _OWN,
     "INBOX_PURGED": "no exam is named: retention of messages, in the trace and the logs",
 }
 

@@ -16,6 +16,7 @@ from drimbox.entrypoints.bench import bench
 from drimbox.entrypoints.configuration import check_configuration, find_configuration, write_template
 from drimbox.entrypoints.doors_cli import ConfigOption, doors, run
 from drimbox.entrypoints.exams_cli import exams_app
+from drimbox.entrypoints.health_cli import health_app
 from drimbox.entrypoints.kos_cli import kos_app
 from drimbox.entrypoints.reports_cli import reports_app
 from drimbox.entrypoints.status_cli import status
@@ -36,6 +37,7 @@ app.add_typer(kos_app, name="kos")
 app.add_typer(archive_app, name="archive")
 app.add_typer(reports_app, name="reports")
 app.add_typer(whitelist_app, name="whitelist")
+app.add_typer(health_app, name="health")
 app.command("account")(account)
 app.command("status")(status)
 app.command("bench")(bench)

@@ -20,6 +20,7 @@ from drimbox.entrypoints.configuration import NoConfiguration, find_configuratio
 from drimbox.settings import ConfigurationError, Settings, load_settings
 
 doors = typer.Typer(
+    rich_markup_mode=None,  # a door does without rich
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

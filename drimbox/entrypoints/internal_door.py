@@ -29,6 +29,7 @@ from drimbox.bootstrap import utc_now
 from drimbox.domain.accounts import Account, Caller, Right, parse_hash
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.dicomweb_store import DicomWebStore
+from drimbox.entrypoints.metrics import Families
 from drimbox.entrypoints.reports_http import make_reports_app
 from drimbox.entrypoints.serving import Serving
 from drimbox.flow import retrievals
@@ -177,11 +178,13 @@ def make_accounts(settings: Settings) -> tuple[Account, ...]:
     )
 
 
-def make_internal_app(serving: Serving, department: DepartmentDoor, places: Places) -> App:
-    """The ASGI application of the internal listener."""
+def make_internal_app(
+    serving: Serving, department: DepartmentDoor, places: Places, more: Families = tuple
+) -> App:
+    """The ASGI application of the internal listener. `more`: what `/metrics` says beside the ledger."""
     stall = serving.settings.web.stall_timeout
     door = Door(BASE, EVERYTHING, department, places, stall)
-    rest = WSGIMiddleware(make_reports_app(serving.foundation))
+    rest = WSGIMiddleware(make_reports_app(serving.foundation, more))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith(f"{BASE}/"):

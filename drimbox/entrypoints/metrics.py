@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -13,12 +13,14 @@ from drimbox.flow.counters import Count, count
 from drimbox.membership import make_mesh
 from whitelist.decision import State
 
+Families = Callable[[], Iterable[Metric]]
+
 
 class LedgerCollector(Collector):
-    """Reads the counters at each scrape."""
+    """Reads the counters at each scrape. `more`: what the process itself knows."""
 
-    def __init__(self, foundation: Foundation) -> None:
-        self._foundation = foundation
+    def __init__(self, foundation: Foundation, more: Families = tuple) -> None:
+        self._foundation, self._more = foundation, more
 
     def collect(self) -> Iterable[Metric]:
         """The gauges of one scrape."""
@@ -33,6 +35,7 @@ class LedgerCollector(Collector):
             "drimbox_queue_stopped", "1 while the queue stands still", int(counters.stopped is not None)
         )
         yield from _whitelist(self._foundation)
+        yield from self._more()
 
 
 def _whitelist(foundation: Foundation) -> Iterable[Metric]:
@@ -58,8 +61,8 @@ def _family(name: str, words: str, labels: tuple[str, str], counts: Iterable[Cou
     return rows, ages
 
 
-def metrics_text(foundation: Foundation) -> bytes:
-    """The Prometheus text of the ledger. Raises `errors.Unavailable`."""
+def metrics_text(foundation: Foundation, more: Families = tuple) -> bytes:
+    """The Prometheus text of the ledger, and `more`. Raises `errors.Unavailable`."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(LedgerCollector(foundation))
+    registry.register(LedgerCollector(foundation, more))
     return generate_latest(registry)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from drimbox.domain.senders import SenderProfile
 from drimbox.entrypoints.mllp_admission import Peer, PeerLeft, PeerRefused, Places, check_address, let_in
 from drimbox.entrypoints.mllp_framing import END, START, Deframer, FramingError
+from drimbox.entrypoints.mllp_look import LOOKS, await_leaving, is_of_this_machine, take_place_to_look
 from drimbox.entrypoints.mllp_refusals import Refusals
 from drimbox.entrypoints.mllp_tls import shake_hands, speaks, take_leave
 
@@ -47,10 +48,11 @@ class Limits:
 
 @dataclass(eq=False, slots=True)
 class _Line:
-    """One connection. `socket` becomes the TLS one when there is TLS."""
+    """One connection. `socket` becomes the TLS one when there is TLS; `refusal`: why it is refused if it speaks."""
 
     socket: socket.socket
     address: str
+    refusal: PeerRefused | None = None
 
 
 class MllpDoor:
@@ -61,6 +63,7 @@ class MllpDoor:
     answer, so that the sender keeps its message. `senders`: who may come in; an address that none of them names
     is closed before anything is read. `places` and `refusals` may be shared by several doors; every connection
     that was refused, or closed for what it sent, is noted in `refusals`. `tls` makes the context of one connection.
+    A connection of this very machine that leaves without a word is a look (`mllp_look.py`): neither noted nor told.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class MllpDoor:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._open: dict[_Line, threading.Thread] = {}
+        self._looks = Places(LOOKS)
 
     @property
     def name(self) -> str:
@@ -137,10 +141,7 @@ class MllpDoor:
     def _welcome(self, line: _Line) -> None:
         """Judge the address, then leave the connection to a thread of its own."""
         try:
-            check_address(self._senders, line.address)
-            if self._tls is None:
-                let_in(self._senders, line.address)
-            self._places.take(line.address)
+            self._admit(line)
         except PeerRefused as refusal:
             self._refusals.note(self.name, line.address, str(refusal))
             line.socket.close()
@@ -153,14 +154,27 @@ class MllpDoor:
         except RuntimeError:  # no thread to be had: this connection is lost, the door is not
             self._forget(line, logging.ERROR, "no thread")
 
+    def _admit(self, line: _Line) -> None:
+        """Take a place. Who is refused and is of this machine may show, in a place for looks, that it only looks."""
+        try:
+            check_address(self._senders, line.address)
+            if self._tls is None:
+                let_in(self._senders, line.address)
+            self._places.take(line.address)
+        except PeerRefused as refusal:
+            if not is_of_this_machine(line.socket):
+                raise
+            take_place_to_look(self._looks, line.address, refusal)
+            line.refusal = refusal
+
     def _serve(self, line: _Line) -> None:
         level, reason = logging.INFO, "ended"
         try:
             line.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             peer = self._identify(line)
-            if peer is not None:
-                self._converse(line.socket, peer)
+            if peer is None or not self._converse(line.socket, peer):
+                level = logging.DEBUG if is_of_this_machine(line.socket) else level
         except (PeerRefused, FramingError, TimeoutError) as error:
             reason = self._refuse(line, error)
         except OSError as error:
@@ -184,11 +198,14 @@ class MllpDoor:
         line.socket.close()
         with self._lock:
             del self._open[line]
-        self._places.leave(line.address)
+        (self._looks if line.refusal else self._places).leave(line.address)
         self._say(logging.DEBUG if reason == "refused" else level, "mllp_closed", line.address, reason)
 
     def _identify(self, line: _Line) -> Peer | None:
         """Who is there; None when it left without a word. Raises `PeerRefused`."""
+        if line.refusal is not None:
+            await_leaving(line.socket, line.refusal)
+            return None
         if self._tls is None:
             return let_in(self._senders, line.address)
         deadline = time.monotonic() + self._limits.handshake_timeout
@@ -209,7 +226,9 @@ class MllpDoor:
         except OSError as error:
             raise PeerRefused(f"our TLS files cannot be used: {error.strerror}") from error
 
-    def _converse(self, connection: socket.socket, peer: Peer) -> None:
+    def _converse(self, connection: socket.socket, peer: Peer) -> bool:
+        """Until it leaves; whether it said anything."""
+        spoke = False
         deframer = Deframer(self._limits.max_message_bytes)
         window = bytearray(_RECEIVE_BYTES)
         view = memoryview(window)
@@ -220,8 +239,8 @@ class MllpDoor:
             if not received:
                 if deframer.inside:
                     raise PeerLeft("the sender vanished within a message")
-                return
-            was_inside = deframer.inside
+                return spoke
+            spoke, was_inside = True, deframer.inside
             messages = self._feed(deframer, view[:received], connection, peer)
             for message in messages:
                 self._answer(connection, message, peer)

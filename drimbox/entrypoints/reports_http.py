@@ -15,7 +15,7 @@ from drimbox.bootstrap import Foundation, make_reception, make_senders, utc_now
 from drimbox.domain.errors import ReportRefused, Unavailable
 from drimbox.domain.senders import SenderProfile, admitted
 from drimbox.domain.violations import Violation
-from drimbox.entrypoints.metrics import metrics_text
+from drimbox.entrypoints.metrics import Families, metrics_text
 from drimbox.flow.keep_report import Arrival
 
 log = structlog.get_logger(__name__)
@@ -23,8 +23,8 @@ log = structlog.get_logger(__name__)
 PROBLEM = "application/problem+json"
 
 
-def make_reports_app(foundation: Foundation) -> Flask:
-    """The WSGI application of the internal listener."""
+def make_reports_app(foundation: Foundation, more: Families = tuple) -> Flask:
+    """The WSGI application of the internal listener. `more`: what `/metrics` says beside the ledger."""
     app = Flask("drimbox")
     app.config["MAX_CONTENT_LENGTH"] = foundation.settings.web.max_report_bytes
     app.config["MAX_FORM_MEMORY_SIZE"] = foundation.settings.web.max_report_bytes
@@ -49,7 +49,7 @@ def make_reports_app(foundation: Foundation) -> Flask:
 
     @app.get("/metrics")
     def metrics() -> Response:
-        return Response(metrics_text(foundation), content_type=CONTENT_TYPE_LATEST)
+        return Response(metrics_text(foundation, more), content_type=CONTENT_TYPE_LATEST)
 
     @app.errorhandler(ReportRefused)
     def refused(refusal: ReportRefused) -> tuple[Response, int]:

@@ -10,8 +10,10 @@ import resource
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,15 +27,19 @@ from dicom_store.places import Places
 from dicom_store.resources import IMAGES
 from drimbox.bootstrap import Foundation, lay_foundation
 from drimbox.entrypoints.cors import Cors
+from drimbox.entrypoints.health import HealthView, HealthWatch, Shared
 from drimbox.entrypoints.http_protocol import BoundedLoop, BoundedProtocol
 from drimbox.entrypoints.intake import recover
 from drimbox.entrypoints.internal_door import DepartmentDoor, make_internal_app
+from drimbox.entrypoints.memory import share_arenas, trim_now_and_then
 from drimbox.entrypoints.partner_door import PartnerDoor
 from drimbox.entrypoints.prefork import Prefork
 from drimbox.entrypoints.proxied import Proxied
 from drimbox.entrypoints.serving import Serving, open_serving
 from drimbox.settings import Settings, WebSettings
+from healthcheck.endpoint import HealthEndpoint
 from whitelist.decision import origins
+from whitelist.view import View
 
 log = structlog.get_logger(__name__)
 
@@ -55,13 +61,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-def make_public_app(serving: Serving, places: Places) -> App:
+def make_public_app(serving: Serving, places: Places, health: HealthView) -> App:
     """The ASGI application of the public listener."""
     room = serving.settings.web
     base = urlsplit(room.public_url).path
     partners = PartnerDoor(serving.gate, serving.images)
     door = Door(base, IMAGES, partners, places, room.stall_timeout, partners.refused)
     app: App = Cors(door, lambda: origins(serving.mesh.current().trusted))
+    app = HealthEndpoint(app, base, health.status, health.admit if serving.settings.health.filter else None)
     return Proxied(app, room.proxies, room.proxy_certificate_header) if room.proxies else app
 
 
@@ -123,16 +130,20 @@ def serve_web(foundation: Foundation) -> None:
     settings = foundation.settings
     room = settings.web
     recover(foundation)
+    share_arenas()
     _raise_descriptor_limit()
     foundation.database.close()  # a connection must not be shared across a fork
     sockets = [_listen(room.public_host, room.public_port), _listen(room.internal_host, room.internal_port)]
     places = [Places(room.max_streams, room.processes), Places(INTERNAL_STREAMS, room.processes)]
+    shared = Shared(room.processes)
 
     def child(number: int, follow_parent: FollowParent) -> None:
         for one in places:
             one.take_slot(number)
+        shared.take_slot(number)
+        watch = partial(HealthWatch, shared=shared) if number == 0 else None
         with asyncio.Runner(loop_factory=BoundedLoop) as runner:
-            runner.run(_serve(settings, sockets, places, follow_parent))
+            runner.run(_serve(settings, sockets, places, shared, watch, follow_parent))
 
     log.info("web_listening", count=room.processes)
     Prefork(room.processes, child).run()
@@ -155,14 +166,17 @@ async def _serve(
     settings: Settings,
     sockets: Sequence[socket.socket],
     places: Sequence[Places],
+    shared: Shared,
+    make_watch: Callable[[Foundation, View], HealthWatch] | None,
     follow_parent: FollowParent,
 ) -> None:
     loop = asyncio.get_running_loop()
     async with open_serving(lay_foundation(settings)) as serving:
         department = DepartmentDoor(serving)
+        health = HealthView(shared, settings.health, serving.gate.records)
         configs = (
-            public_config(make_public_app(serving, places[0]), settings.web),
-            internal_config(make_internal_app(serving, department, places[1]), settings.web),
+            public_config(make_public_app(serving, places[0], health), settings.web),
+            internal_config(make_internal_app(serving, department, places[1], health.metrics), settings.web),
         )
         servers = [_Server(config) for config in configs]
 
@@ -177,9 +191,17 @@ async def _serve(
             loop.call_soon_threadsafe(stop)
 
         follow_parent(stop_from_thread)
+        stopping = threading.Event()
+        trim_now_and_then(stopping)
+        watch = make_watch(serving.foundation, serving.mesh) if make_watch else None
+        if watch is not None:
+            watch.start()
         try:
             await asyncio.gather(
                 *(server.serve(sockets=[one]) for server, one in zip(servers, sockets, strict=True))
             )
         finally:
+            stopping.set()
+            if watch is not None:
+                await asyncio.to_thread(watch.stop)
             department.close()

@@ -13,9 +13,12 @@ import fcntl
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
 from apscheduler.schedulers.blocking import BlockingScheduler
@@ -31,17 +34,17 @@ from drimbox.bootstrap import (
 )
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.audit_forwarding import make_audit_forwarding
+from drimbox.entrypoints.pulse import Pulse
 from drimbox.entrypoints.supervisor import follow_supervisor
 from drimbox.entrypoints.whitelist_keeping import make_keeping
+from drimbox.flow.heartbeats import BEATS
 
 log = structlog.get_logger(__name__)
 
 Job = Callable[[], int]
 WHITELIST_LOOK = 20  # seconds between two looks at whether a retrieval is due
-PURGE_AFTER_START, PURGE_JITTER = (
-    timedelta(minutes=10),
-    3600,
-)  # then once a day, give or take the jitter in seconds
+PURGE_AFTER_START = timedelta(minutes=10)  # then every so many seconds, give or take the jitter
+PURGE_EVERY, PURGE_JITTER = 86_400, 3600
 
 
 class AnotherWorker(Exception):
@@ -57,40 +60,8 @@ def run_worker(foundation: Foundation) -> None:
         wanted = foundation.settings.mllp.business_acknowledgement
         receipts = make_receipts(foundation).run_due if wanted else None
         crew = Crew(worker_jobs(reconciling.run_due, publishing.run_due, room.publishers, receipts))
-        scheduler = BlockingScheduler()
-        scheduler.add_job(crew.wake, "interval", seconds=room.poll_interval, max_instances=1, coalesce=True)
-        purging = make_inbox_purging(foundation, f"worker:{node_name()}")
-        scheduler.add_job(
-            _count,
-            "interval",
-            args=("inbox_purged", purging.purge_due),
-            days=1,
-            jitter=PURGE_JITTER,
-            misfire_grace_time=None,
-            next_run_time=utc_now() + PURGE_AFTER_START,
-        )
-        keeping = make_keeping(foundation, f"worker:{node_name()}")
-        scheduler.add_job(
-            _count,
-            "interval",
-            args=("whitelist_retrieved", keeping.run_due),
-            seconds=WHITELIST_LOOK,
-            next_run_time=utc_now(),
-            misfire_grace_time=None,  # late is better than not
-            max_instances=1,
-            coalesce=True,
-        )
-        audit = make_audit_forwarding(foundation)
-        if audit is not None:
-            scheduler.add_job(
-                _count,
-                "interval",
-                args=("audit_forwarded", audit.run_due),
-                seconds=foundation.settings.audit.interval,
-                misfire_grace_time=None,
-                max_instances=1,
-                coalesce=True,
-            )
+        pulse = Pulse(foundation.transactions, node_name(), utc_now, crew.diary)
+        scheduler = _make_clock(foundation, crew, pulse)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: scheduler.shutdown(wait=False))
         follow_supervisor(lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -98,7 +69,35 @@ def run_worker(foundation: Foundation) -> None:
         log.info("worker_started")
         scheduler.start()
         crew.stop()
+        _count("worker_stopped", pulse.stop)
         log.info("worker_stopped")
+
+
+def _make_clock(foundation: Foundation, crew: Crew, pulse: Pulse) -> BlockingScheduler:
+    """What happens from time to time, each in a thread of its own: none waits for another (10 threads, 5 jobs)."""
+    scheduler = BlockingScheduler()
+
+    def every(seconds: float, name: str, job: Job, **options: Any) -> None:
+        defaults = {
+            "max_instances": 1,
+            "coalesce": True,
+            "misfire_grace_time": None,
+        }  # late is better than not
+        scheduler.add_job(_count, "interval", args=(name, job), seconds=seconds, **(defaults | options))
+
+    settings, actor = foundation.settings, f"worker:{node_name()}"
+    poll = settings.worker.poll_interval
+    scheduler.add_job(crew.wake, "interval", seconds=poll, max_instances=1, coalesce=True)
+    every(settings.health.period / BEATS, "worker_alive", pulse.beat, next_run_time=utc_now())
+    purge = make_inbox_purging(foundation, actor).purge_due
+    first_purge = utc_now() + PURGE_AFTER_START
+    every(PURGE_EVERY, "inbox_purged", purge, jitter=PURGE_JITTER, next_run_time=first_purge)
+    retrieve = make_keeping(foundation, actor).run_due
+    every(WHITELIST_LOOK, "whitelist_retrieved", retrieve, next_run_time=utc_now())
+    audit = make_audit_forwarding(foundation)
+    if audit is not None:
+        every(settings.audit.interval, "audit_forwarded", audit.run_due)
+    return scheduler
 
 
 def worker_jobs(reconcile: Job, publish: Job, publishers: int, receipts: Job | None = None) -> dict[str, Job]:
@@ -107,12 +106,25 @@ def worker_jobs(reconcile: Job, publish: Job, publishers: int, receipts: Job | N
     return jobs if receipts is None else jobs | {"receipts": receipts}
 
 
-class Crew:
-    """A thread per job. A job returns how much it did: more than nothing, and it is called again at once."""
+@dataclass(slots=True)
+class _Shift:
+    """Monotonic seconds: begin of the pass under way, end of the last one; None: there is none."""
 
-    def __init__(self, jobs: Mapping[str, Job]) -> None:
+    begun: float | None = None
+    ended: float | None = None
+
+
+class Crew:
+    """A thread per job. A job returns how much it did: more than nothing, and it is called again at once.
+
+    `monotonic`: seconds.
+    """
+
+    def __init__(self, jobs: Mapping[str, Job], monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._stopping = threading.Event()
         self._bells = {name: threading.Event() for name in jobs}
+        self._shifts = {name: _Shift() for name in jobs}
         self._threads = [
             threading.Thread(target=self._work, args=(name, job), name=name) for name, job in jobs.items()
         ]
@@ -127,6 +139,21 @@ class Crew:
         for bell in self._bells.values():
             bell.set()
 
+    def diary(self) -> dict[str, dict[str, Any]]:
+        """By job: `last`, seconds since its last completed pass; `busy`, seconds of the one under way; `alive`.
+
+        None: there is no such pass.
+        """
+        alive, instant = {thread.name for thread in self._threads if thread.is_alive()}, self._monotonic()
+
+        def since(moment: float | None) -> float | None:
+            return None if moment is None else round(instant - moment, 1)
+
+        return {
+            name: {"last": since(shift.ended), "busy": since(shift.begun), "alive": name in alive}
+            for name, shift in self._shifts.items()
+        }
+
     def stop(self) -> None:
         """Let every job end what it is doing, and wait for it."""
         self._stopping.set()
@@ -135,10 +162,13 @@ class Crew:
             thread.join()
 
     def _work(self, name: str, job: Job) -> None:
-        bell = self._bells[name]
+        bell, shift = self._bells[name], self._shifts[name]
         while not self._stopping.is_set():
             bell.clear()
-            if _count(name, job):
+            shift.begun = self._monotonic()
+            done = _count(name, job)
+            shift.ended, shift.begun = self._monotonic(), None
+            if done:
                 self.wake()
             elif not self._stopping.is_set():
                 bell.wait()

@@ -225,6 +225,16 @@ class AuditCursor:
     due_at: datetime | None = None
 
 
+@dataclass(eq=False)
+class Heartbeat:
+    """The last sign of life of a process of a node (`flow/heartbeats.py`). `detail` never holds patient data."""
+
+    node: str
+    process: str
+    at: datetime
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
 Record = (
     Exam
     | ReceivedReport
@@ -237,4 +247,5 @@ Record = (
     | Gate
     | TraceEntry
     | AuditCursor
+    | Heartbeat
 )

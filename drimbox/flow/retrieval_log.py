@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from drimbox.domain.errors import Unavailable
 from drimbox.flow import retrievals
 from drimbox.flow.ports import Clock, Transactions
-from drimbox.flow.refusal_rate import RefusalRate, Repeated
+from drimbox.flow.refusal_rate import RefusalRate
 from drimbox.flow.retrievals import Finished, Record
 
 PACE = 0.05  # seconds from one commit to the next, so that many records share it
@@ -186,18 +186,9 @@ class RetrievalLog:
             self._stopping.wait(TRY_AGAIN)
 
     def _count_strangers(self, *, everything: bool) -> None:
-        for repeated in self.rate.due(float("inf") if everything else self.monotonic()):
-            record, end = _counted(repeated)
-            self.refuse(record, end, stranger=False, at=repeated.last)
-
-
-def _counted(repeated: Repeated) -> tuple[Record, Record]:
-    record = {
-        "at": repeated.last.isoformat(),
-        "actor": f"partner:{repeated.address}",
-        "repeated": repeated.count,
-    }
-    return record, {"event": retrievals.REFUSED, "code": repeated.slug, "status": repeated.status}
+        for one in self.rate.due(float("inf") if everything else self.monotonic()):
+            told = retrievals.repeated(one.slug, one.address, one.status, one.count, one.last)
+            self.refuse(*told, stranger=False, at=one.last)
 
 
 def _finished(records: Mapping[str, tuple[Record, Record | None]]) -> list[Finished]:

@@ -19,6 +19,8 @@ from drimbox.flow.ports import Transactions
 from drimbox.flow.records import Note
 
 SERVED, CUT, REFUSED = EVENTS = ("RETRIEVAL_SERVED", "RETRIEVAL_CUT", "RETRIEVAL_REFUSED")
+FORBIDDEN = "HEALTH_FORBIDDEN"  # the address filter of the health check: kept in the same way
+NOT_LISTED = "address-not-listed"
 DIED = "the process died"
 _AT_ONCE = 1000  # rows of one transaction
 _LONGEST = 256  # characters of a value
@@ -92,6 +94,20 @@ def refused(slug: str, status: int, why: str, milliseconds: float) -> Record:
     """Why nothing was given."""
     end = {"event": REFUSED, "code": slug, "status": status, "ms": round(milliseconds, 1)}
     return end | ({"why": why[:_LONGEST]} if why else {})
+
+
+def probe_refused(address: str, user_agent: str, at: datetime) -> tuple[Record, Record]:
+    """The record, and its end, of an address that the health check does not answer."""
+    words = "".join(letter for letter in user_agent if " " <= letter <= "~")[:_LONGEST]
+    record = {"at": at.isoformat(), "actor": f"probe:{address}"[:_ACTOR], "user_agent": words}
+    return record, {"event": FORBIDDEN, "code": NOT_LISTED, "status": 403}
+
+
+def repeated(slug: str, address: str, status: int, count: int, at: datetime) -> tuple[Record, Record]:
+    """One record for many refusals alike, none of which has its own; `at`: the last of them."""
+    who, event = ("probe", FORBIDDEN) if slug == NOT_LISTED else ("partner", REFUSED)
+    record = {"at": at.isoformat(), "actor": f"{who}:{address}"[:_ACTOR], "repeated": count}
+    return record, {"event": event, "code": slug, "status": status}
 
 
 def died() -> Record:

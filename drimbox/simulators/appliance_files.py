@@ -121,6 +121,13 @@ def _rooms(data: Path, ports: Mapping[str, int], pki: Pki) -> dict[str, dict[str
             "cache": 2,
         },
         "whitelist": _whitelist(urls, pki),
+        "health": {
+            "period": 3,
+            "deadline": 2,
+            "remote_period": 5,
+            "list_urls": [f"{urls['betterstack']}/ips.txt", f"{urls['betterstack']}/ips-by-cluster.json"],
+            "list_authority": pki.authority,
+        },
         "audit": {
             "host": HOST,
             "port": ports["syslog"],

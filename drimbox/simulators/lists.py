@@ -7,9 +7,8 @@ The signed list is made again each time its content changes: SigningTime never g
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime, parsedate_to_datetime
@@ -20,8 +19,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
 from drimbox.simulators.faults import Faults
+from drimbox.simulators.http_connection import READ, CutConnection
 from drimbox.simulators.list_signature import Domain, Signer, sign_list, write_list
 from drimbox.simulators.pki import Pki
+from drimbox.simulators.probe_lists import FORMS, HTML, body_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -218,30 +219,40 @@ CLUSTERS = {
     "au": [f"192.88.99.{host}" for host in range(9, 13)]
     + [f"2620:4f:8000::{host:x}" for host in range(49, 53)],
 }
-HTML_PAGE = (
-    b"<!DOCTYPE html><html><head><title>Sign in</title></head><body><p>Please sign in</p></body></html>\n"
-)
+ELSEWHERE = "https://elsewhere.invalid"
 
 
 class BetterStackPublisher:
-    """The probes' addresses, in both published forms (trust-and-identity 6.4): a WSGI application."""
+    """The probes' addresses, in both published forms (trust-and-identity 6.4): a WSGI application.
 
-    def __init__(self, faults: Faults, started: datetime) -> None:
-        addresses = [address for cluster in CLUSTERS.values() for address in cluster]
-        self._faults, self._started = faults, started
-        self._lists = {
-            "/ips.txt": ("\n".join(addresses).encode("ascii") + b"\n", "text/plain; charset=utf-8"),
-            "/ips-by-cluster.json": (json.dumps(CLUSTERS).encode("ascii"), "application/json"),
-        }
+    `hold`: seconds that the fault `slow` keeps the end of a body back, cut short when the server stops.
+    """
+
+    def __init__(self, faults: Faults, started: datetime, *, hold: float = 60) -> None:
+        self._faults, self._started, self._hold = faults, started, hold
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request; a fault is consumed by a request of one of the lists only."""
-        return publish(self._content(environ["PATH_INFO"]), environ, start_response)
-
-    def _content(self, path: str) -> Content | None:
-        if path not in self._lists:
-            return None
+        form = FORMS.get(environ["PATH_INFO"])
+        if form is None:
+            return publish(None, environ, start_response)
         fault = self._faults.take("betterstack")
-        body, media_type = self._lists[path]
-        spoilt = {"empty": (b"", media_type), "html": (HTML_PAGE, "text/html; charset=utf-8")}
-        return Content(*spoilt.get(fault or "", (body, media_type)), self._started)
+        if fault == "http_500":
+            start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+            return [b"internal error\n"]
+        if fault == "redirect":
+            start_response("302 Found", [("Location", ELSEWHERE + environ["PATH_INFO"])])
+            return []
+        if fault == "slow":
+            start_response("200 OK", [("Content-Type", form.media_type), ("Content-Length", str(2 * READ))])
+            return self._endless(environ["drimbox.stopping"])
+        media_type = HTML if fault == "html" else form.media_type
+        return publish(
+            Content(body_of(form, CLUSTERS, fault), media_type, self._started), environ, start_response
+        )
+
+    def _endless(self, stopping: threading.Event) -> Iterator[bytes]:
+        """Half of the body that was announced, then nothing."""
+        yield b"#" * READ
+        stopping.wait(self._hold)
+        raise CutConnection

@@ -26,8 +26,15 @@ from signxml.xades import XAdESVerifier
 
 from drimbox.simulators.faults import Faults
 from drimbox.simulators.list_signature import issuer_serial
-from drimbox.simulators.lists import LIST_PATH, AnsPublisher, BetterStackPublisher, ClearPublisher
+from drimbox.simulators.lists import (
+    CLUSTERS,
+    LIST_PATH,
+    AnsPublisher,
+    BetterStackPublisher,
+    ClearPublisher,
+)
 from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.probe_lists import GROWN
 from drimbox.simulators.server import serve_wsgi, tls_context
 
 NS = {
@@ -332,8 +339,12 @@ def betterstack(pki: Pki, faults: Faults) -> Iterator[Fetch]:
     server = serve_wsgi(
         app, "127.0.0.1", 0, context, refuse=lambda: faults.take("betterstack", "unreachable") is not None
     )
-    yield lambda path, **headers: requests.get(
-        server.url + path, verify=str(pki.authority), headers=headers, timeout=10
+    yield lambda path, timeout=10, **headers: requests.get(
+        server.url + path,
+        verify=str(pki.authority),
+        headers=headers,
+        timeout=timeout,
+        allow_redirects=False,
     )
     server.stop()
 
@@ -361,6 +372,58 @@ def test_faults_of_betterstack(betterstack: Fetch, faults: Faults, path: str) ->
     assert (empty.status_code, empty.content) == (200, b"")
     assert html.status_code == 200 and html.headers["Content-Type"].startswith("text/html")
     assert after.content == good
+
+
+def entries(answer: requests.Response) -> list[str]:
+    """What an answer lists, in whichever form."""
+    if answer.headers["Content-Type"] == "application/json":
+        return [entry for cluster in answer.json().values() for entry in cluster]
+    return answer.text.split()
+
+
+GOOD = [address for cluster in CLUSTERS.values() for address in cluster]
+
+
+@pytest.mark.parametrize("path", ["/ips.txt", "/ips-by-cluster.json"])
+@pytest.mark.parametrize(
+    ("fault", "listed"),
+    [
+        ("private", [*GOOD, "10.20.30.40"]),
+        ("everyone", [*GOOD, "0.0.0.0/0"]),
+        ("shrunk", [a for cluster in CLUSTERS.values() for a in cluster[:2]]),
+        ("invalid_lines", [*GOOD, *(f"probe-{n}.example" for n in range(8))]),
+        ("too_many", [*GOOD, *(f"2620:4f:8000::1:{n:x}" for n in range(10_000))]),
+        ("grown", GOOD + GROWN),
+    ],
+)
+def test_faults_of_the_content_are_in_both_forms(
+    betterstack: Fetch, faults: Faults, path: str, fault: str, listed: list[str]
+) -> None:
+    tag = betterstack(path).headers["ETag"]
+    faults.arm("betterstack", fault, 1)
+    spoilt = betterstack(path, **{"If-None-Match": tag})
+    assert (spoilt.status_code, entries(spoilt)) == (200, listed)
+    assert entries(betterstack(path)) == GOOD, "once"
+
+
+@pytest.mark.parametrize("path", ["/ips.txt", "/ips-by-cluster.json"])
+def test_faults_of_the_answer_of_betterstack(betterstack: Fetch, faults: Faults, path: str) -> None:
+    for fault in ("http_500", "garbage", "truncated_json", "redirect"):
+        faults.arm("betterstack", fault, 1)
+    broken, garbage, cut, moved = (betterstack(path) for _ in range(4))
+    assert broken.status_code == 500
+    assert garbage.status_code == 200
+    with pytest.raises(UnicodeDecodeError):
+        garbage.content.decode("utf-8")
+    assert cut.content.startswith(b'{"eu": [') and not cut.content.endswith(b"}")
+    assert (moved.status_code, moved.headers["Location"]) == (302, f"https://elsewhere.invalid{path}")
+
+
+def test_fault_slow_begins_and_never_ends(betterstack: Fetch, faults: Faults) -> None:
+    faults.arm("betterstack", "slow", 1)
+    with pytest.raises(requests.exceptions.ConnectionError, match="timed out"):
+        betterstack("/ips.txt", timeout=0.5)
+    assert entries(betterstack("/ips.txt")) == GOOD
 
 
 def test_the_signer_is_named_as_the_ans_pins_it(pki: Pki) -> None:

@@ -51,7 +51,10 @@ PURE = [
             *("resources", "search_result", "transcode_queue", "transfer_syntax", "vr_dictionary"),
         )
     ),
-    ROOT / "healthcheck/client_address.py",
+    *(
+        ROOT / f"healthcheck/{name}.py"
+        for name in ("client_address", "ip_filter", "ip_list", "probe", "report")
+    ),
     *(
         ROOT / "whitelist" / f"{name}.py"
         for name in (

@@ -12,7 +12,8 @@ CONTRACT = {
     "dmp": "busy registry_error soap_fault http_500 drop_before_answer timeout garbage refuse_connection",
     "psc": "inactive expired http_503",
     "ans": "unreachable unsigned tampered wrong_signer expired_signer revoked_signer without_us truncated",
-    "betterstack": "unreachable empty html",
+    "betterstack": "unreachable empty html http_500 garbage private everyone shrunk invalid_lines too_many"
+    " truncated_json slow redirect grown",
     "syslog": "refuse_connection reset unconfirmed slow",
 }
 

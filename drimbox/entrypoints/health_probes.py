@@ -1,0 +1,108 @@
+"""What the health check of this installation looks at: a row per probe, from the settings (trust-and-identity 6.3)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from drimbox.adapters import probes, probes_net
+from drimbox.adapters.probes_net import ClientFiles
+from drimbox.bootstrap import Foundation, node_name, utc_now
+from drimbox.flow.heartbeats import WEB
+from drimbox.membership import make_anchors, whitelist_directory
+from drimbox.settings import Settings
+from healthcheck.probe import Look, Probe
+from whitelist.crl_store import CrlStore
+from whitelist.fetch import Fetcher
+from whitelist.view import View
+
+# Of the deadline: the look's own words are better than "given up"
+_OWN_LIMIT = 0.8
+
+
+def make_probes(foundation: Foundation, mesh: View) -> tuple[Probe, ...]:
+    """Every probe of this installation, each under its own name. `mesh`: of the process that looks.
+
+    Raises `UnusableCredential` when a pinned authority of the whitelist cannot be read.
+    """
+    room = foundation.settings.health
+
+    def near(name: str, look: Look, kind: str = "component") -> Probe:
+        return Probe(name, look, room.period, room.deadline, kind)
+
+    def far(name: str, look: Look) -> Probe:
+        return Probe(name, look, room.remote_period, room.deadline)
+
+    return (
+        *(near(name, look, kind) for name, look, kind in _parts(foundation, mesh)),
+        *(near(name, look) for name, look in _doors(foundation.settings)),
+        far("crl:age", _crl_look(foundation.settings)),
+        *(far(name, look) for name, look in _certificates(foundation.settings)),
+        *(far(name, look) for name, look in _servers(foundation.settings)),
+    )
+
+
+def _parts(foundation: Foundation, mesh: View) -> Iterator[tuple[str, Look, str]]:
+    settings, transactions, node = foundation.settings, foundation.transactions, node_name()
+    room, segments = settings.health, settings.storage.root / "images" / "segments"
+    yield "database:write", partial(probes.database_write, transactions, node, utc_now), "datastore"
+    yield "images:write", partial(probes.images_write, segments, f".health-{node}-{WEB}"), "datastore"
+    yield "images:free", partial(probes.images_free, segments, settings.storage.minimum_free_bytes), "system"
+    yield (
+        "worker:heartbeat",
+        partial(probes.worker_heartbeat, transactions, node, utc_now, room.period),
+        "component",
+    )
+    yield "queue:age", partial(probes.queue_age, transactions, utc_now, room.queue_age_warn), "component"
+    yield "whitelist:state", partial(probes.whitelist_state, mesh, utc_now), "component"
+
+
+def _doors(settings: Settings) -> Iterator[tuple[str, Look]]:
+    dicom, mllp, seconds = settings.dicom, settings.mllp, settings.health.deadline * _OWN_LIMIT
+    called = (dicom.host, dicom.port, dicom.ae_title, dicom.calling_ae_titles)
+    yield "dicom:echo", partial(probes_net.dicom_echo, *called, seconds)
+    yield "mllp:connect", partial(probes_net.mllp_connect, mllp.host, mllp.port, seconds)
+    if mllp.tls_port:
+        yield "mllps:connect", partial(probes_net.mllp_connect, mllp.host, mllp.tls_port, seconds)
+
+
+def _crl_look(settings: Settings) -> Look:
+    anchors, room = make_anchors(settings.whitelist), settings.whitelist
+    source = Fetcher(room.connect_timeout, room.answer_timeout)  # never asked: nothing is refreshed here
+    store = CrlStore(whitelist_directory(settings) / "crls", {}, anchors, source, utc_now, random.random)
+    return partial(probes.crl_age, store.current, anchors.crl_grace, utc_now)
+
+
+def _certificates(settings: Settings) -> Iterator[tuple[str, Look]]:
+    files: dict[str, Path | None] = {
+        "web": settings.web.certificate,
+        "web-internal": settings.web.internal_certificate,
+        "psc": settings.psc.client_certificate,
+        "dmp": settings.dmp.client_certificate,
+        "signature": settings.dmp.signature_certificate,
+        "proof": settings.whitelist.proof_certificate,
+        "mllps": settings.mllp.tls_certificate if settings.mllp.tls_port else None,
+        "audit": settings.audit.certificate if settings.audit.host else None,
+    }
+    warn_days = settings.health.certificate_warn_days
+    for name, path in files.items():
+        if path is not None:
+            yield f"certificates:{name}", partial(probes.certificate_validity, path, warn_days, utc_now)
+
+
+def _servers(settings: Settings) -> Iterator[tuple[str, Look]]:
+    dmp, psc, seconds = settings.dmp, settings.psc, settings.health.deadline * _OWN_LIMIT
+    dmp_files = ClientFiles(dmp.authority, dmp.client_certificate, dmp.client_key)
+    dmp_places = tuple(dict.fromkeys((_place(dmp.repository_url), _place(dmp.registry_url))))
+    yield "dmp:connect", partial(probes_net.tls_connect, dmp_places, dmp_files, utc_now, seconds)
+    psc_files = ClientFiles(psc.authority, psc.client_certificate, psc.client_key)
+    psc_places = (_place(psc.discovery_url or psc.issuer),)
+    yield "psc:connect", partial(probes_net.tls_connect, psc_places, psc_files, utc_now, seconds)
+
+
+def _place(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or 443

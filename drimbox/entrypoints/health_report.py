@@ -1,0 +1,85 @@
+"""The full health report as a file, which `drimbox web` writes and `drimbox health` reads: STORAGE/health/NODE.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from drimbox.bootstrap import Foundation, node_name, utc_now
+from drimbox.entrypoints.health_probes import make_probes
+from drimbox.membership import make_mesh
+from drimbox.settings import Settings
+from healthcheck.probe import STALE_PERIODS, Probe, ProbeResult
+from healthcheck.report import full_report
+from healthcheck.runner import look_at
+
+WRITTEN = "written"
+_MOST_BYTES = 1024 * 1024
+
+
+class NoReport(Exception):
+    """There is no report of this node that is worth reading."""
+
+
+def describe(settings: Settings, results: Sequence[ProbeResult]) -> dict[str, Any]:
+    """The report as JSON, with who says it and when."""
+    about = {
+        "releaseId": version("drimbox"),
+        "description": f"DRIMBox {node_name()}",
+        WRITTEN: _stamp(utc_now()),
+    }
+    return full_report(results, time.monotonic(), settings.health.fail_on, **about)
+
+
+def write_report(settings: Settings, results: Sequence[ProbeResult]) -> None:
+    """Replace the file at once. Raises `OSError`."""
+    path = _path(settings)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    half = path.with_suffix(f".{os.getpid()}")
+    half.write_text(json.dumps(describe(settings, results), ensure_ascii=False), "utf-8")
+    half.replace(path)
+
+
+def read_report(settings: Settings, now: datetime) -> dict[str, Any]:
+    """The last report of this node. Raises `NoReport`, also for one that is too old to say anything."""
+    path, ask = _path(settings), "is `drimbox web` running on this node?"
+    try:
+        with path.open("rb") as file:
+            report: dict[str, Any] = json.loads(file.read(_MOST_BYTES))
+        age = (now - datetime.fromisoformat(report[WRITTEN])).total_seconds()
+    except FileNotFoundError as error:
+        raise NoReport(f"no report was ever written: {ask}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NoReport(f"the report cannot be read ({type(error).__name__}): {path}") from error
+    if age > STALE_PERIODS * settings.health.period:
+        raise NoReport(f"no report for {age:.0f} s: {ask}")
+    return report
+
+
+def look_now(foundation: Foundation) -> dict[str, Any]:
+    """Look at everything once, all at the same time."""
+    probes = make_probes(foundation, make_mesh(foundation.settings))
+    with ThreadPoolExecutor(len(probes)) as pool:
+        return describe(foundation.settings, list(pool.map(_look, probes)))
+
+
+def _look(probe: Probe) -> ProbeResult:
+    begun = time.monotonic()
+    outcome = look_at(probe)
+    now = time.monotonic()
+    return ProbeResult(probe.name, probe.kind, probe.period, outcome, utc_now(), now, now - begun)
+
+
+def _path(settings: Settings) -> Path:
+    return settings.storage.root / "health" / f"{node_name()}.json"
+
+
+def _stamp(instant: datetime) -> str:
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
