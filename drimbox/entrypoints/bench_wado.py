@@ -6,6 +6,7 @@ without TLS, to the same clients. Speed is told by ratios of one round: both sid
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -225,9 +226,10 @@ def check_answers(places: Sequence[Place], course: Course) -> None:
 
 
 def warm_up(place: Place, course: Course) -> dict[str, dict[str, float]]:
-    """Memory after a hundred single instances, and after ten thousand."""
+    """Memory after a hundred single instances, and after ten thousand, over as many connections at once."""
     paths = course.shared.paths
-    _retrieve(place, [place.images + paths[number % len(paths)] for number in range(FEW)])
+    for number in range(math.ceil(FEW / CONNECTIONS)):
+        fetch_together(CONNECTIONS, place.images + paths[number % len(paths)], place.image_headers)
     memory = {f"after_{FEW}": memory_mb(place.process)}
     done = FEW
     while done < course.plan.gets:

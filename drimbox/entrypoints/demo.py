@@ -31,6 +31,7 @@ from drimbox.entrypoints.demo_stage import (
     start_world,
     wait_for,
 )
+from drimbox.simulators.health_probe import ProbeClient, Verdict
 from drimbox.simulators.multipart_reader import BrokenMultipartError
 from drimbox.simulators.pacs import PushFailedError, push_study
 from drimbox.simulators.partner import Fetched, partner_fetch
@@ -39,6 +40,7 @@ from fixtures.images import SeriesSpec, StudySpec, make_study
 from fixtures.reports import DEFAULT_FLAGS, ActSpec, OrderSpec, ReportSpec, make_cda, make_oru
 
 PUBLISH_SECONDS = 40.0
+HEALTHY_SECONDS = 20.0
 
 
 @dataclass
@@ -118,6 +120,18 @@ REPORT = ReportSpec(
         ActSpec(studies=(EXAM.study_instance_uid,), start="20261120083000+0100", stop="20261120085500+0100"),
     ),
 )
+
+
+def _healthy(stage: Stage) -> str:
+    url = stage.world["appliance"]["public"]
+    client = ProbeClient(url, authority=Path(stage.world["ca"]), timeout=5)
+
+    def passing() -> Verdict | None:
+        verdict = client.check()
+        return verdict if verdict.up and verdict.body == b'{"status": "pass"}' else None
+
+    verdict = wait_for(passing, HEALTHY_SECONDS, "the health check never said pass")
+    return f"GET {url}: {verdict.status} {verdict.body.decode()} in {verdict.milliseconds:.0f} ms"
 
 
 def _push(stage: Stage) -> str:
@@ -248,6 +262,7 @@ def _wado(stage: Stage, token: str | None) -> Fetched:
 STORY: tuple[tuple[str, Callable[[Stage], str]], ...] = (
     ("start the outside world", start_world),
     ("start the appliance", start_appliance),
+    ("a probe asks how it is", _healthy),
     ("PACS pushes the exam (C-STORE)", _push),
     ("RIS sends the report (MLLP)", _report),
     ("appliance publishes the manifest", _published),
