@@ -581,6 +581,18 @@ class WhitelistSettings(_Room):
         return self
 
 
+#: every probe that an installation may have: a name of `health.fail_on` that is none would guard nothing
+PROBES = frozenset(
+    (
+        *("database:write", "images:write", "images:free", "whitelist:state", "dicom:echo", "mllp:connect"),
+        *("mllps:connect", "worker:heartbeat", "queue:age", "crl:age", "dmp:connect", "psc:connect"),
+        *("certificates:web", "certificates:web-internal", "certificates:psc", "certificates:dmp"),
+        *("certificates:signature", "certificates:proof", "certificates:mllps", "certificates:audit"),
+        "probes:list",
+    )
+)
+
+
 class HealthSettings(_Room):
     """What the health check looks at, and who may ask for it."""
 
@@ -599,6 +611,10 @@ class HealthSettings(_Room):
             "certificates:psc",
         ),
         description="Probes whose failure is told as `fail` (503); that of any other is a `warn`",
+    )
+    not_here: tuple[str, ...] = Field(
+        default=(),
+        description="Probes that are not run on this node, because what they look at lives on another one",
     )
     queue_age_warn: Seconds = Field(
         default=3600, description="Seconds that something due may wait in the queue before a warning"
@@ -637,6 +653,13 @@ class HealthSettings(_Room):
 
     _networks = field_validator("allowed")(_require_networks)
 
+    @field_validator("fail_on", "not_here")
+    @classmethod
+    def _known_probes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in value if name not in PROBES]:
+            raise ValueError(f"no such probe: {', '.join(unknown)}")
+        return value
+
     @field_validator("list_urls")
     @classmethod
     def _https(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -648,6 +671,8 @@ class HealthSettings(_Room):
     def _in_time(self) -> Self:
         if self.deadline > self.period:
             raise ValueError("deadline may not be longer than period")
+        if both := sorted(set(self.fail_on) & set(self.not_here)):
+            raise ValueError(f"in fail_on and in not_here: {', '.join(both)}")
         if self.list_stale < self.list_refresh:
             raise ValueError("list_stale may not be shorter than list_refresh")
         return self

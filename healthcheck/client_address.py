@@ -16,7 +16,7 @@ MAX_HOPS = 32  # values of the header that are looked at
 def parse_address(text: str) -> Address | None:
     """An address as a socket or a header writes it (port and brackets allowed); None when it is none.
 
-    An IPv4 address mapped into IPv6 is the IPv4 one.
+    An IPv4 address mapped into IPv6 is the IPv4 one; a zone, which is any text (RFC 4007 11), is left out.
     """
     text = text.strip().strip('"')
     if text.startswith("["):
@@ -24,7 +24,7 @@ def parse_address(text: str) -> Address | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        address = ip_address(text)
+        address = ip_address(text.partition("%")[0])
     except ValueError:
         return None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from healthcheck.client_address import parse_address
 from healthcheck.probe import Status
 from healthcheck.report import public_body
 
@@ -43,7 +44,8 @@ Admit = Callable[[Asking], bool]
 class Patience:
     """How often an address may be refused before it has to wait for its refusals: `burst`, then `rate` a second.
 
-    A refusal beyond that comes `delay` seconds late, as long as fewer than `most` wait.
+    A refusal beyond that comes `delay` seconds late, as long as fewer than `most` wait. IPv6 addresses of one /64,
+    which a single host may have all, count as one.
     """
 
     burst: int = 20
@@ -57,11 +59,11 @@ class Patience:
 
     def is_spent(self, address: str) -> bool:
         """Whether this refusal is one too many."""
-        now = self.monotonic()
-        tokens, then = self._tokens.pop(address, (float(self.burst), now))
+        now, who = self.monotonic(), _host_of(address)
+        tokens, then = self._tokens.pop(who, (float(self.burst), now))
         tokens = min(float(self.burst), tokens + (now - then) * self.rate)
         spent = tokens < 1
-        self._tokens[address] = (tokens if spent else tokens - 1, now)
+        self._tokens[who] = (tokens if spent else tokens - 1, now)
         if len(self._tokens) > self.addresses:
             self._tokens.popitem(last=False)
         return spent
@@ -136,6 +138,11 @@ def _asking(scope: Scope) -> Asking:
     """Who asks: what a declared proxy says of its client counts, else the socket's peer."""
     client = (scope.get("state") or {}).get("client") or (scope.get("client") or ("",))[0]
     return Asking(client, _header(scope, b"user-agent"))
+
+
+def _host_of(address: str) -> str:
+    found = parse_address(address)
+    return address if found is None or found.version == 4 else f"{int(found) >> 64:x}::/64"
 
 
 def _header(scope: Scope, name: bytes) -> str:

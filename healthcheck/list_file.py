@@ -40,7 +40,7 @@ def write_list(path: Path, kept: KeptList) -> None:
     """Temporary file in the same directory, fsync, rename, fsync of the directory. Raises OSError, leaving `path`
     as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _sweep(path.parent)
     handle, name = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
     try:

@@ -11,7 +11,7 @@ from healthcheck.probe import Outcome, Probe, ProbeResult, Status
 
 TICK = 0.25  # seconds between two looks at the deadlines
 HURRY = 5  # what fails is looked at that many times in a period, so that the end of it is seen soon
-STOP_SECONDS = 2.0  # for a look that is under way
+STOP_SECONDS = 2.0  # for the looks that are under way, all together
 
 Publish = Callable[[tuple[ProbeResult, ...]], None]
 OnChange = Callable[[ProbeResult | None, ProbeResult], None]
@@ -56,8 +56,9 @@ class Runner:
     def stop(self) -> None:
         """Begin no more looks; wait a moment for those under way."""
         self._stopping.set()
+        deadline = self.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join(STOP_SECONDS)
+            thread.join(max(0.0, deadline - self.monotonic()))
 
     def _run(self, probe: Probe) -> None:
         while not self._stopping.is_set():

@@ -29,7 +29,6 @@ ALLOWED = frozenset(
 def configure(level: str, style: str, process: str) -> None:
     """Set up structlog and the standard library's logging (pynetdicom, uvicorn) for one process."""
     logging.basicConfig(level=level.upper(), handlers=[_handler(style, process)], force=True)
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a pass that lasts is no news
     for chatty in ("pynetdicom", "uvicorn.access", "alembic", "urllib3", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("pydicom").setLevel(

@@ -72,7 +72,7 @@ def _write_and_delete(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-        path.unlink()
+        path.unlink(missing_ok=True)  # `drimbox health --now` may have looked at the same moment
 
 
 def images_free(directory: Path, minimum: int) -> Outcome:
@@ -199,16 +199,32 @@ def _crl_fault(
 def certificate_validity(path: Path, warn_days: int, clock: Clock) -> Outcome:
     """The certificate in a PEM file, read again at each look; days left of it, or of its chain if that ends sooner.
 
-    Another certificate of the file (its chain) only warns: peers may know a way around it. A listener that runs may
-    still serve what the file held when it started.
+    Another certificate of the file (its chain) only warns: peers may know a way around it.
     """
     try:
-        leaf, *chain = x509.load_pem_x509_certificates(path.read_bytes())
+        return _judge_certificates(path, path.read_bytes(), warn_days, clock())
     except OSError as error:
         return Outcome(Status.FAIL, f"{path} cannot be read: {_words(error)}")
+
+
+def certificate_served(path: Path, loaded: bytes, warn_days: int, clock: Clock) -> Outcome:
+    """As `certificate_validity`, for a listener that read its file once, `loaded`, and serves that until it ends.
+
+    What is worse counts: a file that was renewed helps nobody before the listener starts again.
+    """
+    served = _judge_certificates(path, loaded, warn_days, clock())
+    renewed = certificate_validity(path, warn_days, clock)
+    if served.status <= renewed.status:
+        return renewed
+    words = f"{served.output}; the file is newer than what is served: restart `drimbox web`"
+    return Outcome(served.status, words, served.value, served.unit)
+
+
+def _judge_certificates(path: Path, pem: bytes, warn_days: int, now: datetime) -> Outcome:
+    try:
+        leaf, *chain = x509.load_pem_x509_certificates(pem)
     except ValueError:
         return Outcome(Status.FAIL, f"{path} holds no PEM certificate")
-    now = clock()
     days = (leaf.not_valid_after_utc - now) // timedelta(days=1)
     if now < leaf.not_valid_before_utc:
         words = f"{path.name} is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"

@@ -39,8 +39,11 @@ from drimbox.simulators.ris import send_hl7
 from fixtures.images import SeriesSpec, StudySpec, make_study
 from fixtures.reports import DEFAULT_FLAGS, ActSpec, OrderSpec, ReportSpec, make_cda, make_oru
 
-PUBLISH_SECONDS = 40.0
-HEALTHY_SECONDS = 20.0
+FAILURES = (
+    *(StepFailed, PushFailedError, BrokenMultipartError, OSError),
+    *(http.client.HTTPException, requests.RequestException),
+)
+PUBLISH_SECONDS, HEALTHY_SECONDS = 40.0, 20.0
 
 
 @dataclass
@@ -82,14 +85,7 @@ def _play(console: Console, stage: Stage, title: str, play: Callable[[Stage], st
     with console.status(title):
         try:
             held, detail = True, play(stage)
-        except (
-            StepFailed,
-            PushFailedError,
-            BrokenMultipartError,
-            http.client.HTTPException,
-            requests.RequestException,
-            OSError,
-        ) as error:
+        except FAILURES as error:
             held, detail = False, str(error)
     step = Step(title, held, detail, round(time.monotonic() - started, 2))
     mark = "[green]ok[/]" if held else "[red]failed[/]"
@@ -123,15 +119,14 @@ REPORT = ReportSpec(
 
 
 def _healthy(stage: Stage) -> str:
-    url = stage.world["appliance"]["public"]
-    client = ProbeClient(url, authority=Path(stage.world["ca"]), timeout=5)
+    client = ProbeClient(stage.world["appliance"]["public"], authority=Path(stage.world["ca"]), timeout=5)
 
     def passing() -> Verdict | None:
         verdict = client.check()
         return verdict if verdict.up and verdict.body == b'{"status": "pass"}' else None
 
     verdict = wait_for(passing, HEALTHY_SECONDS, "the health check never said pass")
-    return f"GET {url}: {verdict.status} {verdict.body.decode()} in {verdict.milliseconds:.0f} ms"
+    return f"{verdict.status} {verdict.body.decode()} in {verdict.milliseconds:.0f} ms"
 
 
 def _push(stage: Stage) -> str:

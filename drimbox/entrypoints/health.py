@@ -19,7 +19,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from drimbox.bootstrap import Foundation, node_name, utc_now
 from drimbox.entrypoints.health_probes import make_probes
-from drimbox.entrypoints.health_report import write_report
+from drimbox.entrypoints.health_report import awake, write_report
 from drimbox.flow.health_log import HealthLog
 from drimbox.flow.retrieval_log import RetrievalLog
 from drimbox.flow.retrievals import probe_refused
@@ -44,7 +44,7 @@ CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0  # to have the list of addresses
 TICK = 1.0  # seconds between two looks at whether the list is due
 STRANGERS = 2  # unknown addresses of probes after which the list is retrieved again (6.5)
 REMEMBERED = 600.0  # seconds that such an address counts
-STOP_SECONDS = 5.0
+STOP_SECONDS = 2.0  # for the threads, all together: nothing of theirs is lost
 
 
 class Shared:
@@ -61,10 +61,11 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """The list of addresses and the monotonic instant of its retrieval; None = nobody knows."""
+    """The list of addresses, the monotonic instant of its retrieval (None = nobody knows), and its text."""
 
     addresses: AddressList | None = None
     since: float | None = None
+    text: str = ""
 
 
 class HealthView:
@@ -76,7 +77,7 @@ class HealthView:
         room: HealthSettings,
         records: RetrievalLog,
         clock: Callable[[], datetime] = utc_now,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = awake,
     ) -> None:
         self._shared, self._records, self._clock, self._monotonic = shared, records, clock, monotonic
         self._vital = frozenset(room.fail_on)
@@ -130,8 +131,10 @@ class HealthView:
     def _addresses(self) -> _Listed:
         number, notice = self._shared.addresses.read()
         if number != self._listed[0]:
-            kept = json.loads(notice)
-            self._listed = (number, _Listed(parse_list(kept["addresses"].encode("ascii")), kept["since"]))
+            kept, held = json.loads(notice), self._listed[1]
+            text = kept["addresses"]  # a long one takes 200 ms of the event loop: only when it is another
+            addresses = held.addresses if text == held.text else parse_list(text.encode("ascii"))
+            self._listed = (number, _Listed(addresses, kept["since"], text))
         return self._listed[1]
 
 
@@ -143,13 +146,9 @@ class HealthWatch:
         self._log = HealthLog(foundation.transactions, utc_now, f"health:{node_name()}", log.warning)
         self._keeper = self._make_keeper() if self._settings.health.filter else None
         self._results: tuple[ProbeResult, ...] = ()
-        self._runner = Runner(
-            (*make_probes(foundation, mesh), *self._own_probes()),
-            self._publish,
-            self._changed,
-            utc_now,
-            time.monotonic,
-        )
+        probes = (*make_probes(foundation, mesh), *self._own_probes())
+        self._vital = {probe.name for probe in probes} & set(self._settings.health.fail_on)
+        self._runner = Runner(probes, self._publish, self._changed, utc_now, awake)
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._write_file, name="health-file", daemon=True)]
         if self._keeper is not None:
@@ -173,8 +172,9 @@ class HealthWatch:
         """Look no more."""
         self._stopping.set()
         self._runner.stop()
+        deadline = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join(STOP_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._log.stop()
 
     def _make_keeper(self) -> ListKeeper:
@@ -186,7 +186,7 @@ class HealthWatch:
             lambda url: fetcher.get(url).body,
             unreachable=(Unreachable,),
             clock=utc_now,
-            monotonic=time.monotonic,
+            monotonic=awake,
             on_event=self._of_list,
             refresh=room.list_refresh,
             stale=room.list_stale,
@@ -207,6 +207,9 @@ class HealthWatch:
         return Outcome(Status.WARN, words, current.age and round(current.age), "s")
 
     def _publish(self, results: tuple[ProbeResult, ...]) -> None:
+        """Once every vital probe has looked: until then the report of a process before this one holds, or `fail`."""
+        if not self._vital <= {result.name for result in results}:
+            return
         self._results = results
         self._shared.report.write(encode(results))
 
@@ -218,7 +221,7 @@ class HealthWatch:
         say = log.info if outcome.status is Status.PASS else log.warning
         say("health_changed", rule=now.name, state=outcome.status.word, reason=outcome.output)
         detail = {"probe": now.name, "before": was, "after": outcome.status.word, "reason": outcome.output}
-        self._log.tell("HEALTH_CHANGED", **detail)
+        self._log.tell_change("HEALTH_CHANGED", now.name, **detail)
 
     def _of_list(self, event: str, fields: Mapping[str, Any]) -> None:
         say = log.info if event in ("HEALTH_LIST_REFRESHED", "HEALTH_LIST_FRESH") else log.warning
@@ -227,19 +230,24 @@ class HealthWatch:
 
     def _keep_list(self, keeper: ListKeeper) -> None:
         while not self._stopping.wait(TICK):
-            if self._shared.sightings.distinct(REMEMBERED) >= STRANGERS and keeper.ask_for_refresh():
-                self._shared.sightings.clear()
-            if keeper.run_due():
-                self._show_list(keeper)
+            try:
+                if self._shared.sightings.distinct(REMEMBERED) >= STRANGERS and keeper.ask_for_refresh():
+                    self._shared.sightings.clear()
+                if keeper.run_due():
+                    self._show_list(keeper)
+            except Exception:  # the door of a thread: without it the list would only grow old
+                log.exception("health_list_failed")
 
     def _show_list(self, keeper: ListKeeper) -> None:
         addresses, age, _ = keeper.current
-        since = None if age is None else time.monotonic() - age
+        since = None if age is None else awake() - age
         text = addresses.as_text().decode("ascii")
         self._shared.addresses.write(json.dumps({"addresses": text, "since": since}).encode("ascii"))
 
     def _write_file(self) -> None:
         while not self._stopping.wait(self._settings.health.period / 3):
+            if not self._results:
+                continue
             try:
                 write_report(self._settings, self._results)
             except OSError as error:

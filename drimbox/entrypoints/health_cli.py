@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from drimbox.bootstrap import utc_now
@@ -64,7 +65,8 @@ def refused(
     table = Table("day", "address", "requests", "first", "last", "user agents")
     for one in found:
         times = (f"{instant:%H:%M:%S}" for instant in (one.first, one.last))
-        table.add_row(str(one.day), one.address, str(one.count), *times, "\n".join(one.user_agents))
+        agents = escape("\n".join(one.user_agents))  # what anybody may have sent is no markup
+        table.add_row(str(one.day), escape(one.address), str(one.count), *times, agents)
     Console().print(table if found else f"nobody was refused in the last {days} days")
 
 
@@ -80,7 +82,7 @@ def _stamp(instant: datetime) -> str:
 def _show(report: dict[str, Any]) -> None:
     console = Console()
     word = report["status"]
-    console.print(f"[{_COLOURS[word]}]{word}[/]", *report.get("notes", []))
+    console.print(f"[{_COLOURS[word]}]{word}[/]", *map(escape, report.get("notes", [])))
     table = Table("what", "state", "measured", "what to know", "seconds ago")
     for name, (check,) in report["checks"].items():
         state = check["status"]
@@ -88,6 +90,6 @@ def _show(report: dict[str, Any]) -> None:
         shown = f"[{_COLOURS[state]}]{state}[/]" + (
             "" if check["vital"] or state == "pass" else " (not vital)"
         )
-        table.add_row(name, shown, measured, check.get("output", ""), f"{check['ageSeconds']:.0f}")
+        table.add_row(name, shown, measured, escape(check.get("output", "")), f"{check['ageSeconds']:.0f}")
     if report["checks"]:
         console.print(table)

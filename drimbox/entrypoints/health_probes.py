@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from functools import partial
@@ -19,12 +20,14 @@ from whitelist.crl_store import CrlStore
 from whitelist.fetch import Fetcher
 from whitelist.view import View
 
+# What `drimbox web` reads when it starts, as these probes do, and never again
+_LISTENERS = frozenset({"web", "web-internal"})
 # Of the deadline: the look's own words are better than "given up"
 _OWN_LIMIT = 0.8
 
 
 def make_probes(foundation: Foundation, mesh: View) -> tuple[Probe, ...]:
-    """Every probe of this installation, each under its own name. `mesh`: of the process that looks.
+    """Every probe of this node, each under its own name. `mesh`: of the process that looks.
 
     Raises `UnusableCredential` when a pinned authority of the whitelist cannot be read.
     """
@@ -36,13 +39,14 @@ def make_probes(foundation: Foundation, mesh: View) -> tuple[Probe, ...]:
     def far(name: str, look: Look) -> Probe:
         return Probe(name, look, room.remote_period, room.deadline)
 
-    return (
+    every = (
         *(near(name, look, kind) for name, look, kind in _parts(foundation, mesh)),
         *(near(name, look) for name, look in _doors(foundation.settings)),
         far("crl:age", _crl_look(foundation.settings)),
         *(far(name, look) for name, look in _certificates(foundation.settings)),
         *(far(name, look) for name, look in _servers(foundation.settings)),
     )
+    return tuple(probe for probe in every if probe.name not in room.not_here)
 
 
 def _parts(foundation: Foundation, mesh: View) -> Iterator[tuple[str, Look, str]]:
@@ -89,8 +93,12 @@ def _certificates(settings: Settings) -> Iterator[tuple[str, Look]]:
     }
     warn_days = settings.health.certificate_warn_days
     for name, path in files.items():
-        if path is not None:
-            yield f"certificates:{name}", partial(probes.certificate_validity, path, warn_days, utc_now)
+        if path is None:
+            continue
+        look: Look = partial(probes.certificate_validity, path, warn_days, utc_now)
+        if name in _LISTENERS and os.access(path, os.R_OK):
+            look = partial(probes.certificate_served, path, path.read_bytes(), warn_days, utc_now)
+        yield f"certificates:{name}", look
 
 
 def _servers(settings: Settings) -> Iterator[tuple[str, Look]]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from drimbox.bootstrap import Foundation, utc_now
+from drimbox.domain.errors import Unavailable
 from drimbox.flow.counters import Count, count
 from drimbox.membership import make_mesh
 from whitelist.decision import State
+
+log = structlog.get_logger(__name__)
 
 Families = Callable[[], Iterable[Metric]]
 
@@ -24,7 +28,15 @@ class LedgerCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The gauges of one scrape."""
-        counters = count(self._foundation.transactions, utc_now())
+        yield from self._more()
+        yield from _whitelist(self._foundation)
+        try:
+            counters = count(self._foundation.transactions, utc_now())
+        except Unavailable as error:  # what the process knows is wanted then more than ever
+            log.error("ledger_not_counted", reason=str(error))  # noqa: TRY400 expected, no traceback
+            yield _readable(0)
+            return
+        yield _readable(1)
         yield from _family("drimbox_exams", "Exams", ("state", "rule"), counters.exams)
         yield from _family("drimbox_submissions", "Submissions", ("kind", "state"), counters.submissions)
         yield GaugeMetricFamily("drimbox_exams_due", "Exams that wait to be judged", counters.exams_due)
@@ -34,8 +46,11 @@ class LedgerCollector(Collector):
         yield GaugeMetricFamily(
             "drimbox_queue_stopped", "1 while the queue stands still", int(counters.stopped is not None)
         )
-        yield from _whitelist(self._foundation)
-        yield from self._more()
+
+
+def _readable(yes: int) -> Metric:
+    words = "1 while the counters of exams and submissions can be read; else they are missing here"
+    return GaugeMetricFamily("drimbox_ledger_readable", words, yes)
 
 
 def _whitelist(foundation: Foundation) -> Iterable[Metric]:
@@ -62,7 +77,7 @@ def _family(name: str, words: str, labels: tuple[str, str], counts: Iterable[Cou
 
 
 def metrics_text(foundation: Foundation, more: Families = tuple) -> bytes:
-    """The Prometheus text of the ledger, and `more`. Raises `errors.Unavailable`."""
+    """The Prometheus text of the ledger, as far as it can be read, and `more`."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(LedgerCollector(foundation, more))
     return generate_latest(registry)

@@ -1,7 +1,7 @@
 """`drimbox worker`: reconciles what changed, sends what is prepared and, where that is set, the senders' receipts.
 
-Each thread goes on while it finds work, and wakes the others when it did some; APScheduler's clock wakes all of
-them every `worker.poll_interval` seconds, for what became due and for what other processes brought.
+Each thread goes on while it finds work, and wakes the others when it did some; all of them wake every
+`worker.poll_interval` seconds, for what became due and for what other processes brought.
 
 One worker per node: it holds a lock file, so at its start every lease of its node belongs to a dead worker and
 is declared doubtful at once instead of after `dmp.lease` seconds.
@@ -16,12 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
-from apscheduler.schedulers.blocking import BlockingScheduler
 
 from drimbox.bootstrap import (
     Foundation,
@@ -35,6 +34,7 @@ from drimbox.bootstrap import (
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.audit_forwarding import make_audit_forwarding
 from drimbox.entrypoints.pulse import Pulse
+from drimbox.entrypoints.rounds import Rounds
 from drimbox.entrypoints.supervisor import follow_supervisor
 from drimbox.entrypoints.whitelist_keeping import make_keeping
 from drimbox.flow.heartbeats import BEATS
@@ -42,9 +42,9 @@ from drimbox.flow.heartbeats import BEATS
 log = structlog.get_logger(__name__)
 
 Job = Callable[[], int]
+GOODBYE_SECONDS = 3.0
 WHITELIST_LOOK = 20  # seconds between two looks at whether a retrieval is due
-PURGE_AFTER_START = timedelta(minutes=10)  # then every so many seconds, give or take the jitter
-PURGE_EVERY, PURGE_JITTER = 86_400, 3600
+PURGE_AFTER_START, PURGE_EVERY, PURGE_JITTER = 600, 86_400, 3600  # seconds
 
 
 class AnotherWorker(Exception):
@@ -61,43 +61,42 @@ def run_worker(foundation: Foundation) -> None:
         receipts = make_receipts(foundation).run_due if wanted else None
         crew = Crew(worker_jobs(reconciling.run_due, publishing.run_due, room.publishers, receipts))
         pulse = Pulse(foundation.transactions, node_name(), utc_now, crew.diary)
-        scheduler = _make_clock(foundation, crew, pulse)
+        rounds = _make_rounds(foundation, crew, pulse)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: scheduler.shutdown(wait=False))
+            signal.signal(number, lambda *_: rounds.stop())
         follow_supervisor(lambda: os.kill(os.getpid(), signal.SIGTERM))
         crew.start()
         log.info("worker_started")
-        scheduler.start()
+        rounds.run()
         crew.stop()
-        _count("worker_stopped", pulse.stop)
+        _say_goodbye(pulse)
         log.info("worker_stopped")
 
 
-def _make_clock(foundation: Foundation, crew: Crew, pulse: Pulse) -> BlockingScheduler:
-    """What happens from time to time, each in a thread of its own: none waits for another (10 threads, 5 jobs)."""
-    scheduler = BlockingScheduler()
+def _say_goodbye(pulse: Pulse) -> None:
+    """That it was stopped, if the database takes it soon; else it will be found silent."""
+    last = threading.Thread(target=_count, args=("worker_stopped", pulse.stop), daemon=True)
+    last.start()
+    last.join(GOODBYE_SECONDS)
 
-    def every(seconds: float, name: str, job: Job, **options: Any) -> None:
-        defaults = {
-            "max_instances": 1,
-            "coalesce": True,
-            "misfire_grace_time": None,
-        }  # late is better than not
-        scheduler.add_job(_count, "interval", args=(name, job), seconds=seconds, **(defaults | options))
+
+def _make_rounds(foundation: Foundation, crew: Crew, pulse: Pulse) -> Rounds:
+    """What happens from time to time, whether or not there is work."""
+    rounds = Rounds()
+
+    def every(seconds: float, name: str, job: Job, **options: float) -> None:
+        rounds.every(seconds, name, partial(_count, name, job), **options)
 
     settings, actor = foundation.settings, f"worker:{node_name()}"
-    poll = settings.worker.poll_interval
-    scheduler.add_job(crew.wake, "interval", seconds=poll, max_instances=1, coalesce=True)
-    every(settings.health.period / BEATS, "worker_alive", pulse.beat, next_run_time=utc_now())
+    rounds.every(settings.worker.poll_interval, "poll", crew.wake)
+    every(settings.health.period / BEATS, "worker_alive", pulse.beat)
     purge = make_inbox_purging(foundation, actor).purge_due
-    first_purge = utc_now() + PURGE_AFTER_START
-    every(PURGE_EVERY, "inbox_purged", purge, jitter=PURGE_JITTER, next_run_time=first_purge)
-    retrieve = make_keeping(foundation, actor).run_due
-    every(WHITELIST_LOOK, "whitelist_retrieved", retrieve, next_run_time=utc_now())
+    every(PURGE_EVERY, "inbox_purged", purge, first=PURGE_AFTER_START, jitter=PURGE_JITTER)
+    every(WHITELIST_LOOK, "whitelist_retrieved", make_keeping(foundation, actor).run_due)
     audit = make_audit_forwarding(foundation)
     if audit is not None:
         every(settings.audit.interval, "audit_forwarded", audit.run_due)
-    return scheduler
+    return rounds
 
 
 def worker_jobs(reconcile: Job, publish: Job, publishers: int, receipts: Job | None = None) -> dict[str, Job]:

@@ -6,6 +6,7 @@ The database may be what failed: rows wait for it, in their order, and the oldes
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from drimbox.flow.retrievals import FORBIDDEN
 MOST_WAITING = 1000  # rows
 TRY_AGAIN = 5.0  # seconds after a row could not be written
 STOP_SECONDS = 5.0
+ROWS_PER_HOUR = 12  # of what changes again and again; the others are counted
+MOST_AGENTS = 10  # user-agents that are told of one address on one day: it may say another each time
 
 
 @dataclass
@@ -31,6 +34,8 @@ class HealthLog:
     actor: str
     log: Callable[..., object]
     pause: float = TRY_AGAIN
+    monotonic: Callable[[], float] = time.monotonic
+    _told: dict[str, tuple[int, int, int]] = field(default_factory=dict, init=False)
     _rows: deque[tuple[datetime, str, dict[str, Any]]] = field(default_factory=deque, init=False)
     _bell: threading.Condition = field(default_factory=threading.Condition, init=False)
     _stopping: bool = field(default=False, init=False)
@@ -48,6 +53,16 @@ class HealthLog:
             self._bell.notify()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
+
+    def tell_change(self, event: str, what: str, **detail: Any) -> None:
+        """As `tell`, at most `ROWS_PER_HOUR` times of one `what`; the next row says how many had none."""
+        window = int(self.monotonic() // 3600)
+        begun, rows, left_out = self._told.get(what, (window, 0, 0))
+        if begun == window and rows >= ROWS_PER_HOUR:
+            self._told[what] = (begun, rows, left_out + 1)
+            return
+        self._told[what] = (window, rows + 1 if begun == window else 1, 0)
+        self.tell(event, **detail, **({"repeated": left_out} if left_out else {}))
 
     def tell(self, event: str, **detail: Any) -> None:
         """Keep a row; waits for nothing."""
@@ -89,7 +104,10 @@ class HealthLog:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An address that was not answered on one day (UTC). `count`: requests; `first`, `last`: instants."""
+    """An address that was not answered on one day (UTC). `count`: requests; `first`, `last`: instants.
+
+    `user_agents`: the first `MOST_AGENTS` of them.
+    """
 
     day: date
     address: str
@@ -113,6 +131,7 @@ def refused_by_day(transactions: Transactions, since: datetime) -> list[Refused]
             counts[key] += int(row.detail.get("repeated", 1))
             first, last = times.get(key, (row.at, row.at))
             times[key] = (min(first, row.at), max(last, row.at))
-            words = row.detail.get("user_agent")
-            agents.setdefault(key, set()).update([words] if words else [])
+            words, known = row.detail.get("user_agent"), agents.setdefault(key, set())
+            if words and len(known) < MOST_AGENTS:
+                known.add(words)
     return [Refused(*key, counts[key], *times[key], tuple(sorted(agents[key]))) for key in sorted(counts)]

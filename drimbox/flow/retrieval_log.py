@@ -70,6 +70,9 @@ class RetrievalLog:
     clock: Clock
     log: Callable[..., object]
     rate: RefusalRate = field(default_factory=RefusalRate)
+    probe_rate: RefusalRate = field(
+        default_factory=RefusalRate
+    )  # of the health check: no flood there hides a partner
     monotonic: Callable[[], float] = time.monotonic
     _waiting: SimpleQueue[tuple[Entry, Record] | None] = field(default_factory=SimpleQueue)
     _thread: threading.Thread | None = None
@@ -103,7 +106,8 @@ class RetrievalLog:
     def refuse(self, record: Record, end: Record, *, stranger: bool, at: datetime) -> None:
         """A retrieval is refused; those of strangers beyond the rate are counted."""
         address = record["actor"].partition(":")[2]
-        if stranger and not self.rate.has_own_row(address, end["code"], end["status"], at, self.monotonic()):
+        rate = self.probe_rate if end["event"] == retrievals.FORBIDDEN else self.rate
+        if stranger and not rate.has_own_row(address, end["code"], end["status"], at, self.monotonic()):
             return
         try:
             entry = self._begin(record, end)
@@ -186,7 +190,8 @@ class RetrievalLog:
             self._stopping.wait(TRY_AGAIN)
 
     def _count_strangers(self, *, everything: bool) -> None:
-        for one in self.rate.due(float("inf") if everything else self.monotonic()):
+        instant = float("inf") if everything else self.monotonic()
+        for one in (*self.rate.due(instant), *self.probe_rate.due(instant)):
             told = retrievals.repeated(one.slug, one.address, one.status, one.count, one.last)
             self.refuse(*told, stranger=False, at=one.last)
 

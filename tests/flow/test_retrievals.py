@@ -633,7 +633,7 @@ def test_frames(partner: Partner, series: int, frames: str, expected: tuple[int,
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/", "/studies", "/studies/", "/nothing", "/studies/1.2.3/metadata", "/studies/1.2.3/rendered",
+    ["/studies", "/studies/", "/nothing", "/studies/1.2.3/metadata", "/studies/1.2.3/rendered",
      "/studies/1.2.3/series", "/series", "/../metrics", "/%2e%2e/metrics", "/studies/1.2.3/series/1.2.3/instances"],
 )  # fmt: skip
 def test_paths_of_nothing(partner: Partner, path: str) -> None:
