@@ -20,8 +20,6 @@ from dicom_store.status import ANSWERS, Outcome, StoreRefused
 
 log = logging.getLogger(__name__)
 
-_OWN_ADDRESSES = ("127.0.0.1", "::1")
-
 COMMAND_BYTES = 64 * 1024  # of a command set, beside the data set
 ERROR_COMMENT_CHARACTERS = 64  # LO, PS3.7 C.4.2
 _NO_DATA_SET = 0x0101  # CommandDataSetType, PS3.7 E.1
@@ -123,8 +121,13 @@ class Conversation:
     def on_change(self, event: Any) -> None:
         """Log what becomes of the association; those of this machine, which looks at its own health, quietly."""
         peer = self.peer
-        level = logging.DEBUG if peer.address in _OWN_ADDRESSES else logging.INFO
+        level = logging.DEBUG if self._is_of_this_machine() else logging.INFO
         log.log(level, "%s: calling AE %s at %s", event.event.description, peer.ae_title, peer.address)
+
+    def _is_of_this_machine(self) -> bool:
+        """Whether it comes from the address that the door listens on, or by loopback."""
+        association = self._association
+        return association.requestor.address in ("127.0.0.1", "::1", association.acceptor.address)
 
     def on_close(self, _event: Any) -> None:
         """Wake an association that waits for a request which cannot come any more: it holds a place."""
