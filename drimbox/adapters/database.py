@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from drimbox.domain.errors import Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATING = 0x4452494D  # of the advisory lock: "DRIM"
 # A PostgreSQL server that does not answer any more is an error within seconds (libpq: s, s, s, count, ms).
 _SERVER_LOST = {
     "connect_timeout": 5,
@@ -91,6 +92,8 @@ class Database:
         from alembic.config import Config
 
         with _translated(), self.engine.begin() as connection:
+            if self._writer is None:  # several doors start at once; SQLite's BEGIN IMMEDIATE does the same
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING})
             config = Config()
             config.set_main_option("script_location", str(MIGRATIONS))
             config.attributes["connection"] = connection

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -63,6 +65,19 @@ def test_migrations_make_exactly_the_tables_of_the_code(database: Database) -> N
             )
             assert compare_metadata(context, tables) == []
     assert database.revision() == (ScriptDirectory(str(MIGRATIONS)).get_current_head(),) * 2
+
+
+def test_doors_that_start_at_once_migrate_one_after_the_other(database_url: str) -> None:
+    migrate = "import sys; from drimbox.adapters.database import Database; Database(sys.argv[1]).migrate()"
+    doors = [subprocess.Popen([sys.executable, "-c", migrate, database_url]) for _ in range(3)]
+    try:
+        assert [door.wait(60) for door in doors] == [0, 0, 0]
+    finally:
+        for door in doors:
+            door.kill()
+    database = Database(database_url)
+    assert database.revision()[0] == database.revision()[1]
+    database.close()
 
 
 def test_nothing_is_kept_without_commit(transactions: SqlTransactions) -> None:
