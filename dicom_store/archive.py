@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from sys import intern
-from types import TracebackType
 
 from sqlalchemy.orm import Session
 
-from dicom_store import index_notes, index_queries, index_studies, metadata
+from dicom_store import index_notes, index_queries, index_segments, index_studies, metadata
+from dicom_store.incoming import ImageWriter, Incoming
 from dicom_store.index_notes import Rejected
 from dicom_store.index_queries import IndexedInstance, Place
 from dicom_store.index_studies import Forgotten
 from dicom_store.instance import InstanceHeader
-from dicom_store.part10 import file_start
-from dicom_store.rejection import KEY_OBJECT_SELECTION, REASONS, RejectionNote, read_note
+from dicom_store.rejection import KEY_OBJECT_SELECTION, RejectionNote, read_note
+from dicom_store.repeated import Copy, judge, returns, stored_copy
 from dicom_store.scanner import Buffer
 from dicom_store.segment_record import Kind, SegmentDamaged
 from dicom_store.segment_source import SegmentSource
-from dicom_store.segment_writer import SegmentWriter, metadata_offset
+from dicom_store.segment_writer import metadata_offset
 from dicom_store.segments import Recovered, Segments
-from dicom_store.status import Outcome, StoreRefused
+from dicom_store.status import Outcome
 from dicom_store.study import InstanceRef, KeyImageNote, StudySnapshot
 
-OPEN_SEGMENTS = 8  # per association: one that interleaves more studies begins new segments
-SEGMENT_BYTES = 1024**3  # a longer segment is left for a new one
 log = logging.getLogger(__name__)
 
 
@@ -65,29 +61,20 @@ class Archive:
         self._segments = Segments(root, minimum_free_bytes)
         self._clock = clock
 
-    @staticmethod
-    def digest(data_set: Buffer) -> str:
-        """SHA-256 of a data set as received, in hexadecimal: equal for two copies of an instance."""
-        return hashlib.sha256(data_set).hexdigest()
-
     def writer(self, source_ae_title: str = "") -> ImageWriter:
         """A writer for one association (a context manager). Close it after the last transaction ended."""
         return ImageWriter(self._segments, source_ae_title)
 
-    def recognise(self, session: Session, header: InstanceHeader, data_set_sha256: str) -> Outcome | None:
-        """Before any byte is written: None = to be written and indexed, DUPLICATE = kept already, readable.
+    def recognise(self, session: Session, incoming: Incoming) -> Outcome | None:
+        """Before an instance is kept: None = to be kept and indexed, DUPLICATE = kept already, readable.
 
-        None also for what was rejected and comes back by being stored again (`rejection.REASONS`). Raises
-        `StoreRefused` (DIFFERENT_BYTES) when the UID is known for something else.
+        None also for what takes the place of what is known. Raises `StoreRefused` as `repeated.judge`.
         """
-        known = index_queries.find(session, header.SOPInstanceUID)
+        known = index_queries.find(session, incoming.header.SOPInstanceUID)
         if known is None:
             return None
-        _require_same(known, header, data_set_sha256)
-        if _returns(known):
-            return None
-        place = known.place
-        return Outcome.DUPLICATE if self._segments.holds(place.segment, place.offset, place.length) else None
+        copy = Copy(incoming.header, incoming.sha256, incoming.length, incoming.pieces)
+        return judge(self._segments, known, copy)
 
     @staticmethod
     def note_of(header: InstanceHeader, data_set: Buffer) -> RejectionNote | KeyImageNote | None:
@@ -103,26 +90,33 @@ class Archive:
         stored: Place,
         note: RejectionNote | KeyImageNote | None = None,
     ) -> Outcome:
-        """Write the rows of what `ImageWriter.append` stored: STORED, or DUPLICATE when another was first.
+        """Write the rows of what `Incoming.keep` wrote: STORED, or DUPLICATE when another was first.
 
         `note`: what `note_of` says of it; a rejection takes effect by `reject`, in the same transaction. An
         instance that a note rejected before it came is hidden at once. STORED also when a rejected instance
-        comes back. A row whose bytes are lost is pointed to these. Raises `StoreRefused` as `recognise` does;
-        the session stays usable.
+        comes back. A row whose bytes are lost is pointed to these. Raises `StoreRefused` as `recognise`, and
+        `SegmentDamaged` when what was stored cannot be read; the session stays usable.
         """
         now, study, sop = self._clock(), header.StudyInstanceUID, header.SOPInstanceUID
         describes_study = not isinstance(note, RejectionNote)
-        if index_queries.add(session, header, stored, now, describes_study=describes_study):
-            if note is not None:
-                index_notes.keep_note(session, study, note)
-            index_notes.apply_remembered(session, study, sop, now)
-            return Outcome.STORED
-        if self.recognise(session, header, stored.data_set_sha256) is Outcome.DUPLICATE:
+        while not index_queries.add(session, header, stored, now, describes_study=describes_study):
+            known = index_queries.find(session, sop)
+            if known is not None:
+                return self._index_again(session, known, header, stored)
+            # it was of another study, which was forgotten between the two statements
+        if note is not None:
+            index_notes.keep_note(session, study, note)
+        index_notes.apply_remembered(session, study, sop, now)
+        return Outcome.STORED
+
+    def _index_again(
+        self, session: Session, known: IndexedInstance, header: InstanceHeader, stored: Place
+    ) -> Outcome:
+        if judge(self._segments, known, stored_copy(self._segments, header, stored)) is Outcome.DUPLICATE:
             return Outcome.DUPLICATE
-        index_queries.move(session, sop, stored)
-        known = index_queries.find(session, sop)
-        if known is not None and _returns(known):
-            index_notes.restore(session, study, sop, now)
+        index_queries.move(session, header.SOPInstanceUID, stored)
+        if returns(known):
+            index_notes.restore(session, header.StudyInstanceUID, header.SOPInstanceUID, self._clock())
         return Outcome.STORED
 
     @staticmethod
@@ -183,7 +177,7 @@ class Archive:
 
     def recover(self, session: Session) -> list[Recovered]:
         """Settle, at start, what dead processes left: bytes without a row go, rows without bytes are reported."""
-        return self._segments.recover(lambda segment: index_queries.known_end(session, segment))
+        return self._segments.recover(lambda segment: index_segments.needed_end(session, segment))
 
     @staticmethod
     def forget(session: Session, study: str) -> Forgotten:
@@ -194,8 +188,8 @@ class Archive:
         return index_studies.forget(session, study)
 
     def orphans(self, session: Session) -> tuple[str, ...]:
-        """Segments that no row points to: being written now, or left between `forget` and `drop` by a crash."""
-        in_use = index_studies.segments_in_use(session)
+        """Segments without rows, and not retired: being written now, or left between `forget` and `drop` by a crash."""
+        in_use = index_studies.segments_in_use(session) | index_segments.retired(session).keys()
         return tuple(sorted(name for name in self._segments.names() if name not in in_use))
 
     def drop(self, session: Session, segments: Iterable[str]) -> int:
@@ -218,53 +212,6 @@ class Archive:
         self._segments.close()
 
 
-class ImageWriter:
-    """Appends the instances of one association, a segment per study. Not for several threads."""
-
-    def __init__(self, segments: Segments, source_ae_title: str) -> None:
-        self._segments = segments
-        self._source_ae_title = source_ae_title
-        self._open: OrderedDict[str, SegmentWriter] = OrderedDict()
-
-    def __enter__(self) -> ImageWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def append(self, header: InstanceHeader, data_set: Buffer, data_set_sha256: str = "") -> Place:
-        """Write a DICOM file: preamble, file meta, `data_set` as received; behind it, its DICOM JSON.
-
-        Durable when it returns. `data_set_sha256`: its `digest`, when the caller has it. Raises
-        `segment_writer.StorageFull`, `OSError`.
-        """
-        start = file_start(header, self._source_ae_title)
-        json = metadata.prepare(header, data_set, len(start))
-        stored = self._segment(header.StudyInstanceUID).append([start, data_set], json)
-        digest = data_set_sha256 or Archive.digest(data_set)
-        return Place(
-            stored.segment, stored.offset, stored.length, stored.sha256, digest, stored.metadata_length
-        )
-
-    def close(self) -> None:
-        """Close every segment."""
-        while self._open:
-            self._open.popitem()[1].close()
-
-    def _segment(self, study_instance_uid: str) -> SegmentWriter:
-        segment = self._open.pop(study_instance_uid, None)
-        if segment is None or segment.closed or segment.end >= SEGMENT_BYTES:
-            if segment is not None:
-                segment.close()
-            segment = self._segments.writer(study_instance_uid)
-        self._open[study_instance_uid] = segment
-        if len(self._open) > OPEN_SEGMENTS:
-            self._open.popitem(last=False)[1].close()
-        return segment
-
-
 def _stored(instance: IndexedInstance) -> StoredInstance:
     place = instance.place
     return StoredInstance(
@@ -278,22 +225,3 @@ def _stored(instance: IndexedInstance) -> StoredInstance:
         place.metadata_length,
         instance.bits_allocated,
     )
-
-
-def _returns(known: IndexedInstance) -> bool:
-    """Whether storing it again ends its rejection."""
-    return known.rejected is not None and REASONS[known.rejected].returns_when_stored_again
-
-
-def _require_same(known: IndexedInstance, header: InstanceHeader, data_set_sha256: str) -> None:
-    differences = {
-        "StudyInstanceUID": known.StudyInstanceUID != header.StudyInstanceUID,
-        "SeriesInstanceUID": known.SeriesInstanceUID != header.SeriesInstanceUID,
-        "transfer syntax": known.ref.TransferSyntaxUID != header.TransferSyntaxUID,
-        "data set": known.place.data_set_sha256 != data_set_sha256,
-    }
-    different = [name for name, differs in differences.items() if differs]
-    if different:
-        raise StoreRefused(
-            Outcome.DIFFERENT_BYTES, f"SOPInstanceUID known with another {', '.join(different)}"
-        )

@@ -1,13 +1,13 @@
-"""One association of the DICOM door: what pynetdicom tells of it becomes calls of a `Sink` and statuses."""
+"""One association of the DICOM door by pynetdicom: its events become calls of a `Sink`.
+
+The reference of our own engine. It holds a data set in memory until it is whole.
+"""
 
 from __future__ import annotations
 
 import logging
-import traceback
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pynetdicom import evt
@@ -15,44 +15,17 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu import P_DATA_TF
 
-from dicom_store.header import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
-from dicom_store.status import ANSWERS, Outcome, StoreRefused
+from dicom_store.admission import Rejection, Terms, prefer_explicit
+from dicom_store.command_set import COMMAND_BYTES, NO_DATA_SET, CommandField, Status, error_comment
+from dicom_store.connections import Connections, Place
+from dicom_store.reference_services import action_handler
+from dicom_store.sink import Peer, Sink, StoreCommand
+from dicom_store.status import ANSWERS, Outcome
+from dicom_store.store_operation import StoreOperation, missing_from
 
 log = logging.getLogger(__name__)
 
-COMMAND_BYTES = 64 * 1024  # of a command set, beside the data set
-ERROR_COMMENT_CHARACTERS = 64  # LO, PS3.7 C.4.2
-_NO_DATA_SET = 0x0101  # CommandDataSetType, PS3.7 E.1
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who speaks. `association`: unique to the association."""
-
-    ae_title: str
-    address: str
-    association: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoreRequest:
-    """One C-STORE. `data_set`: bytes exactly as sent, valid during the call; the UIDs are the command's."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax: str
-    data_set: memoryview
-    peer: Peer
-
-
-class Sink(Protocol):
-    """Where the instances of one association go; called by one thread at a time."""
-
-    def store(self, request: StoreRequest) -> Outcome:
-        """Keep one instance; durable and committed when it returns. Raises `StoreRefused`."""
-
-    def close(self) -> None:
-        """The association has ended, by whatever way."""
+_ANSWERED = frozenset(CommandField) - {CommandField.C_CANCEL}  # requests that get a response
 
 
 class Conversation:
@@ -64,24 +37,29 @@ class Conversation:
     def __init__(
         self,
         association: Any,
-        open_sink: Callable[[Peer], Sink],
-        on_refused: Callable[[Peer, str], None],
-        max_instance_bytes: int,
+        terms: Terms,
+        place: Place,
+        connections: Connections,
+        certificate_sha256: str | None = None,
     ) -> None:
         self._association = association
-        self._open_sink = open_sink
-        self._on_refused = on_refused
-        self._max_bytes = max_instance_bytes + COMMAND_BYTES
+        self._terms = terms
+        self._place = place
+        self._connections = connections
+        self._certificate = certificate_sha256
+        self._max_bytes = terms.max_instance_bytes + COMMAND_BYTES
         self._received = 0  # bytes of the message being received
         self._unanswered = False  # a request is complete and has no answer yet
         self._sink: Sink | None = None
         self._id = uuid.uuid4().hex
+        place.stop = association.abort
         handlers = {
-            evt.EVT_REQUESTED: _prefer_explicit,
+            evt.EVT_REQUESTED: self.on_requested,
             evt.EVT_PDU_RECV: self.on_pdu,
             evt.EVT_DIMSE_RECV: self.on_message,
             evt.EVT_C_ECHO: self.on_echo,
             evt.EVT_C_STORE: self.on_store,
+            evt.EVT_N_ACTION: self.on_action,
             evt.EVT_ACCEPTED: self.on_change,
             evt.EVT_REJECTED: self.on_rejected,
             evt.EVT_RELEASED: self.on_change,
@@ -95,28 +73,40 @@ class Conversation:
     def peer(self) -> Peer:
         """Known once the association is requested."""
         requestor = self._association.requestor
-        return Peer(str(requestor.ae_title).strip(), str(requestor.address), self._id)
+        return Peer(str(requestor.ae_title).strip(), str(requestor.address), self._id, self._certificate)
 
     def close(self, bytes_read: int) -> None:
         """The connection is over after `bytes_read`: close the sink, say what was cut short."""
         if self._sink is not None:
             self._sink.close()
         if self._association.requestor.primitive is None and bytes_read:
-            self._on_refused(self.peer, "not DICOM: no association was requested")
+            self._terms.on_refused(self.peer, "not DICOM: no association was requested")
         elif self._received:
-            self._on_refused(self.peer, "the connection ended within a message")
+            self._terms.on_refused(self.peer, "the connection ended within a message")
+
+    def on_requested(self, event: Any) -> None:
+        """Before pynetdicom negotiates: our preference of syntaxes, and the places that there are."""
+        prefer_explicit(self._association.requestor.primitive.presentation_context_definition_list)
+        rejection = self._connections.admit(self._place)
+        if rejection is not None:
+            self._association.acse.send_reject(*rejection.code)
+            self._rejected(event, rejection.words)
+            self._association.kill()
 
     def on_rejected(self, event: Any) -> None:
-        """A-ASSOCIATE-RJ was sent (PS3.8 9.3.4): say why."""
-        self.on_change(event)
+        """A-ASSOCIATE-RJ was sent by pynetdicom (PS3.8 9.3.4): say why."""
         entity, asked = self._association.ae, self._association.requestor.primitive
         if str(asked.called_ae_title).strip() != entity.ae_title:
-            reason = "the called AE title is not ours"
+            reason = Rejection.CALLED
         elif str(asked.calling_ae_title).strip() not in entity.require_calling_aet:
-            reason = "the calling AE title is not known"
+            reason = Rejection.CALLING
         else:
-            reason = "too many associations, or an application context that is not DICOM's"
-        self._on_refused(self.peer, f"association rejected: {reason}")
+            reason = Rejection.CONTEXT_NAME
+        self._rejected(event, reason.words)
+
+    def _rejected(self, event: Any, words: str) -> None:
+        self.on_change(event)
+        self._terms.on_refused(self.peer, f"association rejected: {words}")
 
     def on_change(self, event: Any) -> None:
         """Log what becomes of the association; those of this machine, which looks at its own health, quietly."""
@@ -148,15 +138,13 @@ class Conversation:
     def on_message(self, event: Any) -> None:
         """A message is complete. pynetdicom would leave an incomplete C-STORE-RQ without any answer."""
         self._received = 0
-        self._unanswered = True
+        command = event.message.command_set
+        self._unanswered = command.CommandField in _ANSWERED
         if isinstance(event.message, C_STORE_RQ):
-            command = event.message.command_set
-            wanted = ("AffectedSOPClassUID", "AffectedSOPInstanceUID")
-            missing = [keyword for keyword in wanted if not command.get(keyword)]
-            if command.CommandDataSetType == _NO_DATA_SET:
-                missing.append("data set")
+            said = {one: command.get(one) for one in ("AffectedSOPClassUID", "AffectedSOPInstanceUID")}
+            missing = missing_from(said, command.CommandDataSetType != NO_DATA_SET)
             if missing:
-                self._answer_incomplete(event.message, f"{', '.join(missing)} missing")
+                self._answer_incomplete(event.message, missing)
 
     def on_echo(self, _event: Any) -> int:
         """C-ECHO: success."""
@@ -164,68 +152,53 @@ class Conversation:
         return 0x0000
 
     def on_store(self, event: Any) -> Dataset | int:
-        """C-STORE: one call of the sink; whatever happens, the peer gets a status."""
-        try:
-            outcome, reason = self._store(event), ""
-        except StoreRefused as refusal:
-            outcome, reason = refusal.outcome, refusal.reason
-        except Exception as error:  # noqa: BLE001 - the door: an answer to the peer and a log, never silence
-            # no message: it may quote the data set
-            where = "".join(traceback.format_tb(error.__traceback__))
-            log.error("C-STORE failed: %s\n%s", type(error).__name__, where)  # noqa: TRY400
-            outcome, reason = Outcome.FAILED, "processing failure"
-        finally:
+        """C-STORE: one operation of the sink; whatever happens, the peer gets a status."""
+        if not self._terms.takes_storage(str(event.context.abstract_syntax)):
             self._unanswered = False
-        return _status(outcome, reason)
-
-    def _store(self, event: Any) -> Outcome:
-        peer = self.peer
-        if self._sink is None:
-            self._sink = self._open_sink(peer)
-        request = StoreRequest(
+            return int(Status.SOP_CLASS_NOT_SUPPORTED)
+        command = StoreCommand(
             sop_class_uid=str(event.request.AffectedSOPClassUID),
             sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
             transfer_syntax=str(event.context.transfer_syntax),
-            data_set=event.request.DataSet.getbuffer(),
-            peer=peer,
+            peer=self.peer,
         )
-        return self._sink.store(request)
+        operation = StoreOperation(self._opened, command)
+        operation.more(event.request.DataSet.getbuffer())
+        outcome, reason = operation.complete()
+        self._unanswered = False
+        return _status(ANSWERS[outcome].dimse, reason)
 
-    def _answer_incomplete(self, message: Any, reason: str) -> None:
+    def on_action(self, event: Any) -> tuple[Dataset | int, None]:
+        """N-ACTION: the service of its SOP class answers."""
+        answer = action_handler(self._terms.services, lambda: self.peer)(event)
+        self._unanswered = False
+        return answer
+
+    def _opened(self) -> Sink:
+        if self._sink is None:
+            self._sink = self._terms.open_sink(self.peer)
+        return self._sink
+
+    def _answer_incomplete(self, message: Any, missing: str) -> None:
         answer = C_STORE()
         answer.MessageIDBeingRespondedTo = message.command_set.MessageID
         answer.Status = ANSWERS[Outcome.UID_MISSING].dimse
-        answer.ErrorComment = reason[:ERROR_COMMENT_CHARACTERS]
+        answer.ErrorComment = error_comment(f"{missing} missing")
         self._association.dimse.send_msg(answer, message.context_id)
         self._unanswered = False
-        self._on_refused(self.peer, f"C-STORE without {reason.removesuffix(' missing')}")
+        self._terms.on_refused(self.peer, f"C-STORE without {missing}")
 
     def _abort(self, reason: str) -> None:
         log.warning("association aborted: %s, from %s", reason, self.peer.address)
         self._received = 0
-        self._on_refused(self.peer, f"association aborted: {reason}")
+        self._terms.on_refused(self.peer, f"association aborted: {reason}")
         self._association.abort()
 
 
-def _prefer_explicit(event: Any) -> None:
-    """Put Explicit VR LE before Implicit VR LE and Explicit VR BE where a context proposes both.
-
-    Neither of these two may be served by DICOMweb (PS3.18 8.7.3.5), so this saves a conversion later.
-    """
-    for context in event.assoc.requestor.primitive.presentation_context_definition_list:
-        proposed = list(context.transfer_syntax)
-        if (
-            proposed[0] in (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
-            and EXPLICIT_VR_LITTLE_ENDIAN in proposed
-        ):
-            context.transfer_syntax = sorted(proposed, key=lambda uid: uid != EXPLICIT_VR_LITTLE_ENDIAN)
-
-
-def _status(outcome: Outcome, reason: str) -> Dataset | int:
-    code = ANSWERS[outcome].dimse
+def _status(code: int, reason: str) -> Dataset | int:
     if not reason:
         return code
     status = Dataset()
     status.Status = code
-    status.ErrorComment = reason.encode("ascii", "replace").decode("ascii")[:ERROR_COMMENT_CHARACTERS]
+    status.ErrorComment = error_comment(reason)
     return status

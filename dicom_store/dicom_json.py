@@ -19,8 +19,9 @@ numbers and words of big endian ones (bulk data is little endian, PS3.18 8.7.3).
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from dicom_store.header import DEFLATED, ENCODINGS, python_encodings
 from dicom_store.json_values import ROWS, ValueRepresentation
@@ -41,28 +42,34 @@ from dicom_store.vr_dictionary import vr_of
 
 COST_BYTES = 64 * 1024 * 1024  # inline values as JSON, and `_ELEMENT_COST` for each element or fragment
 _ELEMENT_COST = 32
+_STEPS = 128
 _MAX_DEPTH = 64  # of sequences in sequences
 _CHARACTER_SET, _PIXEL_REPRESENTATION = 0x00080005, 0x00280103
 _LEFT_OUT = frozenset({0x0000, 0x0002, 0xFFFE})  # groups: command, file meta, items; and every group length
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # always bulk data
 _FRAGMENTS = frozenset({b"OB", b"OW", b"OD", b"OF", b"OL", b"OV"})  # may be encapsulated (PS3.5 A.4)
 _UNICODE = '"vr":"CS","Value":["ISO_IR 192"]'  # JSON is UTF-8 (F.2, RFC 8259)
+_BY_NAME = {row.name: row for row in ROWS.values()}
+_SHORT = 64  # bytes of a value whose text is remembered
 _PLAIN = {vr: row for vr, row in ROWS.items() if vr != b"UN"}  # says by itself what its value is
 _LONGEST_UN = 0xFFFE  # a longer value is UN because its VR could not say its length (PS3.5 6.2.2)
 
 
-def instance_json(data_set: Buffer, transfer_syntax: str, file_offset: int) -> bytes:
+def instance_json(
+    data_set: Buffer, transfer_syntax: str, file_offset: int, relax: Callable[[], None] | None = None
+) -> bytes:
     """One JSON object in UTF-8, compact, members in the order of their tags.
 
     `data_set` as received (no preamble, no file meta), accepted by `header.read_header`; `file_offset`: where it
-    begins in the DICOM file, in bytes.
+    begins in the DICOM file, in bytes. `relax`: called now and then, so that a mapping lets go of its pages.
     """
     encoding = ENCODINGS.get(transfer_syntax, Encoding())
     if transfer_syntax in DEFLATED:
         inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set, PREFIX_BYTES)
         members = _Walk(inflated, encoding, None).members()
     else:
-        members = _Walk(data_set, encoding, file_offset).members()
+        make = _Walk if relax is None else partial(_RestingWalk, relax)
+        members = make(data_set, encoding, file_offset).members()
     members[_CHARACTER_SET] = _UNICODE
     return _object(members).encode("utf-8", "replace")
 
@@ -76,11 +83,19 @@ def _key(tag: int) -> str:
     return f'"{tag:08X}":{{'
 
 
+def _written(vr: str, raw: bytes, encodings: tuple[str, ...], order: str) -> str:
+    """`"vr"` and value of an element. Raises ValueError for a length that its VR cannot have."""
+    return f'"vr":"{vr}"{_BY_NAME[vr].write(raw, encodings, order)}'
+
+
+_remembered = lru_cache(4096)(_written)  # instances of a series have most of their short values in common
+
+
 @dataclass(slots=True)
 class _Scope:
     """What holds for the elements of a data set or of an item, and is inherited by the items in it (PS3.5 7.5.3)."""
 
-    encodings: list[str]
+    encodings: tuple[str, ...]
     implicit_vr: bool
     depth: int = 0
     signed: bool | None = None  # by PixelRepresentation; None = not met so far
@@ -105,7 +120,7 @@ class _Walk:
     def members(self) -> dict[int, str]:
         """What follows the tag of every element, without its braces, by tag."""
         found: dict[int, str] = {}
-        scope = _Scope(python_encodings(b""), self._encoding.implicit_vr)
+        scope = _Scope(tuple(python_encodings(b"")), self._encoding.implicit_vr)
         try:
             self._elements(0, self._scanner.end, scope, found)
         except Unreadable:
@@ -159,14 +174,16 @@ class _Walk:
         return (self._bulk(row, start, after) if bulk else self._inline(tag, row, start, after, scope)), after
 
     def _inline(self, tag: int, row: ValueRepresentation, start: int, after: int, scope: _Scope) -> str:
+        length = after - start
         raw = self._scanner.view[start:after].tobytes()
         if tag == _CHARACTER_SET:
-            scope.encodings = python_encodings(raw)
+            scope.encodings = tuple(python_encodings(raw))
             return _UNICODE
         if tag == _PIXEL_REPRESENTATION:
             scope.signed = b"\1" in raw
+        write = _remembered if length <= _SHORT else _written
         try:
-            text = f'"vr":"{row.name}"{row.write(raw, scope.encodings, self._order)}'
+            text = write(row.name, raw, scope.encodings, self._order)
         except ValueError:
             return ""  # of a length that its VR cannot have
         self._left -= len(text)  # up to six times the value: a control character is \u0001
@@ -243,6 +260,23 @@ class _Walk:
                 return end
             position = start + length
         return end
+
+
+class _RestingWalk(_Walk):
+    """Calls `relax` once in `_STEPS` elements or fragments: each may bring 64 KiB of a mapping into memory."""
+
+    def __init__(
+        self, relax: Callable[[], None], data_set: Buffer, encoding: Encoding, file_offset: int
+    ) -> None:
+        super().__init__(data_set, encoding, file_offset)
+        self._relax = relax
+        self._steps = 0
+
+    def _spend(self, cost: int) -> None:
+        super()._spend(cost)
+        self._steps += 1
+        if self._steps % _STEPS == 0:
+            self._relax()
 
 
 def _sequence_of(items: list[str]) -> str:

@@ -14,13 +14,17 @@ from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 
 from dicom_store.instance import InstanceHeader
 from dicom_store.paths import InvalidUID, check_uid
-from dicom_store.scanner import PREFIX_BYTES, Buffer, Encoding, Unreadable, parse, scan
+from dicom_store.scanner import PREFIX_BYTES, Buffer, CutShort, Encoding, Unreadable, parse, scan
 from dicom_store.status import Outcome, StoreRefused
 
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
+
+
+_NOT_ENCODED = "the data set is not encoded in the accepted transfer syntax"
+_TOO_LATE = "what identifies the instance does not come within the first 16 MiB"
 
 
 class HeaderRefused(StoreRefused):
@@ -74,6 +78,7 @@ ATTRIBUTES = (
     Attribute("PerformedProcedureStepStartDate", 0x00400244, Kind.CODE),
     Attribute("PerformedProcedureStepStartTime", 0x00400245, Kind.CODE),
 )
+_NUMBERS = (Kind.INTEGER, Kind.UNSIGNED)
 _CHARACTER_SET = 0x00080005
 _ESCAPE = b"\x1b"
 _DELIMITERS = set(b"\t\n\f\r^=\\")  # each ends a code extension (PS3.5 6.1.2.5.3)
@@ -95,7 +100,31 @@ def read_header(
     `sop_class_uid`, `sop_instance_uid`: the command's affected UIDs, repeated by the data set (PS3.4 B.2.2).
     Raises `HeaderRefused`; its reason lists every fault, by keyword, without values.
     """
-    raw = _raw_elements(data_set, transfer_syntax)
+    return _header(_raw_elements(data_set, transfer_syntax), transfer_syntax, sop_class_uid, sop_instance_uid)
+
+
+def read_beginning(
+    beginning: Buffer, transfer_syntax: str, sop_class_uid: str, sop_instance_uid: str
+) -> tuple[InstanceHeader, bool] | None:
+    """(header, whether nothing that follows can change it) from the first bytes of a data set; None: more are needed.
+
+    From `PREFIX_BYTES` on what identifies the instance is enough. Raises `HeaderRefused` as `read_header` does, and
+    when it does not come within `PREFIX_BYTES`.
+    """
+    try:
+        raw, final = _beginning(beginning, transfer_syntax), True
+    except CutShort as cut:
+        if memoryview(beginning).nbytes < PREFIX_BYTES:
+            return None
+        if not all(attribute.tag in cut.found for attribute in _UIDS):
+            raise HeaderRefused(Outcome.NOT_UNDERSTOOD, _TOO_LATE) from cut
+        raw, final = cut.found, False
+    return _header(raw, transfer_syntax, sop_class_uid, sop_instance_uid), final
+
+
+def _header(
+    raw: Mapping[int, bytes], transfer_syntax: str, sop_class_uid: str, sop_instance_uid: str
+) -> InstanceHeader:
     encodings = python_encodings(raw.get(_CHARACTER_SET, b""))
     order = ">" if transfer_syntax == EXPLICIT_VR_BIG_ENDIAN else "<"
     values: dict[str, Any] = {
@@ -112,16 +141,45 @@ def _raw_elements(data_set: Buffer, transfer_syntax: str) -> Mapping[int, bytes]
     try:
         check_uid(transfer_syntax)
         if transfer_syntax in DEFLATED:
-            data_set = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set, PREFIX_BYTES)
+            data_set, _ = _inflated(data_set)
         encoding = ENCODINGS.get(transfer_syntax, Encoding())
         try:
             return scan(data_set, encoding, WANTED)
         except Unreadable:
             return parse(data_set, encoding, WANTED)
     except (Unreadable, InvalidUID, zlib.error) as error:
-        raise HeaderRefused(
-            Outcome.NOT_UNDERSTOOD, "the data set is not encoded in the accepted transfer syntax"
-        ) from error
+        raise HeaderRefused(Outcome.NOT_UNDERSTOOD, _NOT_ENCODED) from error
+
+
+def _beginning(beginning: Buffer, transfer_syntax: str) -> Mapping[int, bytes]:
+    """As `_raw_elements` where nothing that follows can change it; raises `CutShort` elsewhere."""
+    try:
+        check_uid(transfer_syntax)
+        whole = False
+        if transfer_syntax in DEFLATED:
+            beginning, whole = _inflated(beginning)
+        encoding = ENCODINGS.get(transfer_syntax, Encoding())
+        try:
+            return scan(beginning, encoding, WANTED, whole=whole)
+        except CutShort:
+            if not whole:
+                raise
+            return parse(beginning, encoding, WANTED)
+        except Unreadable:
+            # pydicom looks at no more than this in any case
+            whole = whole or memoryview(beginning).nbytes >= PREFIX_BYTES
+            return parse(beginning, encoding, WANTED, whole=whole)
+    except CutShort:
+        raise
+    except (Unreadable, InvalidUID, zlib.error) as error:
+        raise HeaderRefused(Outcome.NOT_UNDERSTOOD, _NOT_ENCODED) from error
+
+
+def _inflated(data_set: Buffer) -> tuple[bytes, bool]:
+    """(the first `PREFIX_BYTES` of a deflated data set, whether more of it would not change them)."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = inflater.decompress(data_set, PREFIX_BYTES)
+    return inflated, inflater.eof or len(inflated) >= PREFIX_BYTES
 
 
 def _uid_faults(
@@ -175,6 +233,8 @@ def decode_text(raw: bytes, encodings: Sequence[str]) -> str:
 
 
 def _value(raw: bytes, kind: Kind, encodings: Sequence[str], order: str) -> str | int | None:
+    if not raw:
+        return None if kind in _NUMBERS else ""
     if kind is Kind.TEXT:
         # NUL: padding by mistake, which no database text may hold
         return decode_text(raw, encodings).replace("\0", "").strip()

@@ -26,7 +26,7 @@ class UtcText(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError("a naive datetime is not an instant")
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return value.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:
         """Gives UTC."""
@@ -81,6 +81,7 @@ class InstanceRow(Base):
     """One instance: where its file is, and what must not disagree within a study.
 
     `metadata_length`: of the DICOM JSON behind the file (`segment_writer.metadata_offset`); NULL = none there.
+    `data_set_sha256`: kept where it was made (see `index_queries.Place`).
     """
 
     __tablename__ = "dicom_instance"
@@ -107,7 +108,7 @@ class InstanceRow(Base):
     payload_offset: Mapped[int] = mapped_column(BigInteger)
     payload_length: Mapped[int] = mapped_column(BigInteger)
     payload_sha256: Mapped[str] = mapped_column(String(64))
-    data_set_sha256: Mapped[str] = mapped_column(String(64))
+    data_set_sha256: Mapped[str | None] = mapped_column(String(64))
     received_at: Mapped[datetime] = mapped_column(UtcText)
     rejected_code: Mapped[str | None] = mapped_column(String(16))
     rejected_at: Mapped[datetime | None] = mapped_column(UtcText)

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+from sqlalchemy import bindparam, select, update
 from sqlalchemy import insert as plain_insert
-from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from dicom_store.index import InstanceRow, NoteRow, RejectionRow, StudyRow
 from dicom_store.index_queries import insert
+from dicom_store.prepared import Prepared
 from dicom_store.rejection import REASONS, RejectionNote, stronger, strongest
 from dicom_store.study import KeyImageNote
 
@@ -91,11 +92,11 @@ def reject(session: Session, note: RejectionNote, at: datetime) -> Rejected:
 
 def apply_remembered(session: Session, study: str, sop: str, at: datetime) -> None:
     """Hide an instance that has just arrived for the first time, or again, if what rejects it still holds."""
-    columns = RejectionRow.__table__.c
-    this = (columns.study_instance_uid == study, columns.sop_instance_uid == sop, columns.ended_at.is_(None))
-    rows = session.execute(select(columns.code, columns.met_at, columns.rejected_at).where(*this)).all()
+    rows = [_Standing(*row) for row in _STANDING.rows(session, {"study": study, "sop": sop})]
     if not rows:
         return
+    columns = RejectionRow.__table__.c
+    this = (columns.study_instance_uid == study, columns.sop_instance_uid == sop, columns.ended_at.is_(None))
     # rejected while it was here, forgotten, stored again: for some reasons it has come back
     over = {row.code for row in rows if row.met_at and REASONS[row.code].returns_when_stored_again}
     changes = update(RejectionRow).where(*this).execution_options(synchronize_session=False)
@@ -108,6 +109,24 @@ def apply_remembered(session: Session, study: str, sop: str, at: datetime) -> No
     code = strongest(row.code for row in standing)
     if code is not None:
         _mark(session, [sop], code, min(row.rejected_at for row in standing if row.code == code))
+
+
+class _Standing(NamedTuple):
+    """A rejection that has not ended."""
+
+    code: str
+    met_at: datetime | None
+    rejected_at: datetime
+
+
+_REJECTION = RejectionRow.__table__.c
+_STANDING = Prepared(
+    select(_REJECTION.code, _REJECTION.met_at, _REJECTION.rejected_at).where(
+        _REJECTION.study_instance_uid == bindparam("study"),
+        _REJECTION.sop_instance_uid == bindparam("sop"),
+        _REJECTION.ended_at.is_(None),
+    )
+)
 
 
 def restore(session: Session, study: str, sop: str, at: datetime) -> None:

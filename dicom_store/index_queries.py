@@ -9,31 +9,74 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from sys import intern
 from typing import Any, cast
 
-from sqlalchemy import Row, Table, func, select, update
+from sqlalchemy import Executable, Row, Table, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_store.index import INDEXED_CHARACTERS, Base, InstanceRow, SeriesRow, StudyRow
 from dicom_store.instance import InstanceHeader
+from dicom_store.prepared import Prepared
 from dicom_store.segment_record import HEADER as RECORD_HEADER
 from dicom_store.study import InstanceRef
 
+# Columns and the keywords of their values.
+_STUDY_VALUES: Mapping[str, str] = {
+    "study_date": "StudyDate",
+    "study_time": "StudyTime",
+    "study_description": "StudyDescription",
+    "patient_name": "PatientName",
+    "patient_id": "PatientID",
+    "patient_birth_date": "PatientBirthDate",
+    "patient_sex": "PatientSex",
+    "accession_number": "AccessionNumber",
+    "referring_physician_name": "ReferringPhysicianName",
+    "study_id": "StudyID",
+    "timezone_offset_from_utc": "TimezoneOffsetFromUTC",
+}
+_SERIES_VALUES: Mapping[str, str] = {
+    "modality": "Modality",
+    "series_number": "SeriesNumber",
+    "series_description": "SeriesDescription",
+    "body_part_examined": "BodyPartExamined",
+    "performed_procedure_step_start_date": "PerformedProcedureStepStartDate",
+    "performed_procedure_step_start_time": "PerformedProcedureStepStartTime",
+}
+_INSTANCE_VALUES: Mapping[str, str] = {
+    "study_instance_uid": "StudyInstanceUID",
+    "series_instance_uid": "SeriesInstanceUID",
+    "sop_instance_uid": "SOPInstanceUID",
+    "sop_class_uid": "SOPClassUID",
+    "transfer_syntax_uid": "TransferSyntaxUID",
+    "instance_number": "InstanceNumber",
+    "number_of_frames": "NumberOfFrames",
+    "patient_id": "PatientID",
+    "patient_birth_date": "PatientBirthDate",
+    "accession_number": "AccessionNumber",
+    "rows": "Rows",
+    "columns": "Columns",
+    "bits_allocated": "BitsAllocated",
+}
+_NOTHING = ("", None)
 _INSERTS: Mapping[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an instance's file is (see `segment_writer.Stored`), and the SHA-256 of its data set alone."""
+    """Where an instance's file is (see `segment_writer.Stored`).
+
+    `data_set_sha256`: of its data set alone; only rows written before migration 0007 have it.
+    """
 
     segment: str
     offset: int
     length: int
     sha256: str
-    data_set_sha256: str
     metadata_length: int | None = None
+    data_set_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +105,21 @@ def add(
     The study stays locked until the transaction ends: no rejection passes unseen. `describes_study`: False for
     an instance whose study-level values do not count.
     """
-    study = {"study_instance_uid": header.StudyInstanceUID}
-    series = {**study, "series_instance_uid": header.SeriesInstanceUID}
-    study_values = _study_values(header)
+    study_values, series_values = _study_values(header), _values(header, _SERIES_VALUES)
     if not describes_study:
         study_values = dict.fromkeys(study_values, "")
-    _complete(session, StudyRow, study, study_values, {"received_at": received_at})
-    _complete(session, SeriesRow, series, _series_values(header), {})
-    values = {**series, **_instance_values(header), **_place_values(place), "received_at": received_at}
-    return insert(session, InstanceRow, values)
+    said = (*study_values.values(), *series_values.values())
+    of_series = {"study": header.StudyInstanceUID, "series": header.SeriesInstanceUID}
+    rows = _STANDING.rows(session, of_series)
+    if not rows or any(
+        have in _NOTHING and value not in _NOTHING for have, value in zip(rows[0], said, strict=True)
+    ):
+        study = {"study_instance_uid": header.StudyInstanceUID}
+        series = {**study, "series_instance_uid": header.SeriesInstanceUID}
+        _complete(session, StudyRow, study, study_values, {"received_at": received_at})
+        _complete(session, SeriesRow, series, series_values, {})
+    values = {**_values(header, _INSTANCE_VALUES), **_place_values(place), "received_at": received_at}
+    return bool(_ADD.rows(session, values))
 
 
 def move(session: Session, sop_instance_uid: str, place: Place) -> None:
@@ -81,8 +130,7 @@ def move(session: Session, sop_instance_uid: str, place: Place) -> None:
 
 def find(session: Session, sop_instance_uid: str) -> IndexedInstance | None:
     """The instance of that UID, or None."""
-    columns = InstanceRow.__table__.c
-    row = session.execute(select(*columns).where(columns.sop_instance_uid == sop_instance_uid)).first()
+    row = session.execute(_FIND, {"sop": sop_instance_uid}).first()
     return None if row is None else indexed(row)
 
 
@@ -94,47 +142,11 @@ def known_end(session: Session, segment: str) -> int:
 
 
 def _study_values(header: InstanceHeader) -> dict[str, str]:
-    values = {
-        "study_date": header.StudyDate,
-        "study_time": header.StudyTime,
-        "study_description": header.StudyDescription,
-        "patient_name": header.PatientName,
-        "patient_id": header.PatientID,
-        "patient_birth_date": header.PatientBirthDate,
-        "patient_sex": header.PatientSex,
-        "accession_number": header.AccessionNumber,
-        "referring_physician_name": header.ReferringPhysicianName,
-        "study_id": header.StudyID,
-        "timezone_offset_from_utc": header.TimezoneOffsetFromUTC,
-    }
-    return {name: value[:INDEXED_CHARACTERS] for name, value in values.items()}
+    return {name: getattr(header, word)[:INDEXED_CHARACTERS] for name, word in _STUDY_VALUES.items()}
 
 
-def _series_values(header: InstanceHeader) -> dict[str, str | int | None]:
-    return {
-        "modality": header.Modality,
-        "series_number": header.SeriesNumber,
-        "series_description": header.SeriesDescription,
-        "body_part_examined": header.BodyPartExamined,
-        "performed_procedure_step_start_date": header.PerformedProcedureStepStartDate,
-        "performed_procedure_step_start_time": header.PerformedProcedureStepStartTime,
-    }
-
-
-def _instance_values(header: InstanceHeader) -> dict[str, Any]:
-    return {
-        "sop_instance_uid": header.SOPInstanceUID,
-        "sop_class_uid": header.SOPClassUID,
-        "transfer_syntax_uid": header.TransferSyntaxUID,
-        "instance_number": header.InstanceNumber,
-        "number_of_frames": header.NumberOfFrames,
-        "patient_id": header.PatientID,
-        "patient_birth_date": header.PatientBirthDate,
-        "accession_number": header.AccessionNumber,
-        "rows": header.Rows,
-        "columns": header.Columns,
-        "bits_allocated": header.BitsAllocated,
-    }
+def _values(header: InstanceHeader, names: Mapping[str, str]) -> dict[str, Any]:
+    return {name: getattr(header, word) for name, word in names.items()}
 
 
 def _place_values(place: Place) -> dict[str, Any]:
@@ -161,18 +173,47 @@ def _complete(
         if insert(session, row_class, {**key, **values, **extra}):
             return
         row = session.execute(query).one()
-    missing = {name: value for name, value in values.items() if getattr(row, name) in ("", None)}
-    missing = {name: value for name, value in missing.items() if value not in ("", None)}
+    missing = {name: value for name, value in values.items() if getattr(row, name) in _NOTHING}
+    missing = {name: value for name, value in missing.items() if value not in _NOTHING}
     if missing:
         session.execute(update(table).where(*is_key).values(missing))
 
 
 def insert(session: Session, row_class: type[Base], values: Mapping[str, Any]) -> bool:
     """Write a row unless its key is there already; whether it was written."""
+    statement = _insertion(session.get_bind().dialect.name, row_class)
+    return session.execute(statement, dict(values)).first() is not None
+
+
+@cache
+def _insertion(dialect: str, row_class: type[Base]) -> Executable:
     table = cast(Table, row_class.__table__)
-    statement = _INSERTS[session.get_bind().dialect.name](table).values(values).on_conflict_do_nothing()
     # RETURNING, since the row count of an INSERT is not kept by every driver
-    return session.execute(statement.returning(*table.primary_key)).first() is not None
+    return cast(Executable, _INSERTS[dialect](table).on_conflict_do_nothing().returning(*table.primary_key))
+
+
+_STUDY, _SERIES, _INSTANCE = (cast(Table, row.__table__) for row in (StudyRow, SeriesRow, InstanceRow))
+_FIND = select(*_INSTANCE.c).where(_INSTANCE.c.sop_instance_uid == bindparam("sop"))
+_PLACE = (
+    "segment",
+    "payload_offset",
+    "payload_length",
+    "payload_sha256",
+    "data_set_sha256",
+    "metadata_length",
+)
+_ADD = Prepared(
+    lambda dialect: _insertion(dialect, InstanceRow), columns=(*_INSTANCE_VALUES, *_PLACE, "received_at")
+)
+_STANDING = Prepared(
+    select(*(_STUDY.c[name] for name in _STUDY_VALUES), *(_SERIES.c[name] for name in _SERIES_VALUES))
+    .select_from(_STUDY.join(_SERIES, _SERIES.c.study_instance_uid == _STUDY.c.study_instance_uid))
+    .where(
+        _STUDY.c.study_instance_uid == bindparam("study"),
+        _SERIES.c.series_instance_uid == bindparam("series"),
+    )
+    .with_for_update(of=_STUDY)
+)
 
 
 def ref_of(row: Row[Any]) -> InstanceRef:
@@ -193,8 +234,8 @@ def indexed(row: Row[Any]) -> IndexedInstance:
         row.payload_offset,
         row.payload_length,
         row.payload_sha256,
-        row.data_set_sha256,
         row.metadata_length,
+        row.data_set_sha256,
     )
     return IndexedInstance(
         ref_of(row),

@@ -1,40 +1,40 @@
-"""The TCP side of the DICOM door: bounded connections, bounded and timed PDUs, an end to each association.
+"""The TCP side of the DICOM door: bounded connections, TLS, one thread for each, an end to each.
 
 pynetdicom reads a PDU of any announced length with no limit in time; here a PDU has both.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from socketserver import BaseServer
-from typing import Any, Protocol
+import uuid
+from collections.abc import Callable
+from socketserver import BaseRequestHandler, BaseServer, ThreadingTCPServer
+from typing import Any
 
 from pynetdicom import evt
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-log = logging.getLogger(__name__)
+from dicom_store.admission import Terms
+from dicom_store.association import Association
+from dicom_store.connections import Connections, Place
+from dicom_store.conversation import Conversation
+from dicom_store.sink import Peer
+from dicom_store.upper_layer import PDU_BYTES
 
-MAXIMUM_PDU = 131072  # advertised: larger gains nothing (facts/performance.md 3.3)
-PDU_BYTES = 1024 * 1024  # accepted: an A-ASSOCIATE-RQ may be longer than the P-DATA maximum
-SPARE_CONNECTIONS = 16  # beyond the associations allowed, so that the next ones are rejected with a reason
+log = logging.getLogger(__name__)
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
 
-
-class Ending(Protocol):
-    """What lives as long as one connection."""
-
-    def close(self, bytes_read: int) -> None:
-        """The association has ended and no handler of it runs; `bytes_read`: received on its connection."""
+TlsContext = Callable[[], ssl.SSLContext]
 
 
 class PduReader:
-    """Reads whole pieces of PDUs from a socket. `timeout`: seconds for each, however slowly it drips."""
+    """Reads whole pieces of PDUs from a socket for pynetdicom. `timeout`: seconds for each, however it drips."""
 
     def __init__(self, connection: socket.socket, timeout: float) -> None:
         self._connection = connection
@@ -68,74 +68,136 @@ class PduReader:
             self._connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
 
-class AssociationHandler(RequestHandler):  # type: ignore[misc]  # pynetdicom is untyped
-    """One connection: runs its association to the end, then closes what belonged to it."""
-
-    def handle(self) -> None:
-        """Called by the server in a thread of its own."""
-        with self.server.counted():
-            association = self._create_association()
-            # pynetdicom offers no hook for how a PDU is read
-            reader = PduReader(self.request, self.server.idle_timeout)
-            association.dul.socket.recv = reader.read
-            conversation = self.server.converse(association)
-            evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
-            try:
-                association.start()
-                association.join()
-            finally:
-                conversation.close(reader.total)
-                self.server.shutdown_request(self.request)
-
-
-class DicomServer(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom is untyped
-    """Accepts connections; `converse` and `idle_timeout` are set before `serve`."""
+class BoundedServer:
+    """What both servers have in common; `connections`, `terms` and `tls` are set before `serve`."""
 
     daemon_threads = True
     block_on_close = False
+    allow_reuse_address = True
     request_queue_size = 128
-    idle_timeout: float
-    converse: Callable[[Any], Ending]
+    connections: Connections
+    terms: Terms
+    tls: TlsContext | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._open = 0
-        self._changed = threading.Condition()
-        super().__init__(*args, **kwargs)
-
-    def serve(self) -> None:
+    def serve(self: Any) -> None:
         """Accept until `stop_accepting`; returns at once."""
         threading.Thread(
             target=self.serve_forever, args=(0.2,), name=f"dicom-door-{self.server_address[1]}", daemon=True
         ).start()
 
-    def stop_accepting(self) -> None:
+    def stop_accepting(self: Any) -> None:
         """Close the listening socket; associations go on."""
         BaseServer.shutdown(self)  # not pynetdicom's: it looks for the server in its AE's list
         self.server_close()
 
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """One connection more, while the context lasts."""
-        self._change(+1)
-        try:
-            yield
-        finally:
-            self._change(-1)
-
-    def _change(self, by: int) -> None:
-        with self._changed:
-            self._open += by
-            self._changed.notify_all()
-
-    def wait_until_idle(self, timeout: float) -> bool:
-        """Whether every connection ended within `timeout` seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._open == 0, timeout)
-
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Close at once what exceeds even the spare connections."""
-        return self._open < int(self.ae.maximum_associations) + SPARE_CONNECTIONS
+        return self.connections.enter(request, str(client_address[0]))
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begin its thread; without one, its place is free again."""
+        try:
+            super().process_request(request, client_address)  # type: ignore[misc]  # of socketserver
+        except RuntimeError:
+            self.connections.leave(request)
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """One connection, from here to its end."""
+        try:
+            super().process_request_thread(request, client_address)  # type: ignore[misc]
+        finally:
+            self.connections.leave(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection could not be served; the others go on."""
         log.error("dicom connection from %s failed", client_address[0], exc_info=True)
+
+    def secured(self, request: socket.socket, place: Place) -> tuple[socket.socket, str | None]:
+        """The connection, within TLS when the door speaks it, and the SHA-256 of its client certificate.
+
+        Raises `OSError` when the handshake fails, or takes longer than an A-ASSOCIATE-RQ may.
+        """
+        if self.tls is None:
+            return request, None
+        request.settimeout(self.terms.artim)
+        connection = self.tls().wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        place.connection = connection
+        try:
+            connection.do_handshake()
+        except OSError:
+            connection.close()
+            raise
+        certificate = connection.getpeercert(binary_form=True)
+        return connection, hashlib.sha256(certificate).hexdigest() if certificate else None
+
+    def handshake_failed(self, address: str, error: OSError) -> None:
+        """TLS was not agreed: said of who tried to speak; a connection that only opened and closed is none of those."""
+        log.info("TLS not agreed with %s: %s", address, type(error).__name__)
+        if isinstance(error, ssl.SSLError) and not isinstance(
+            error, ssl.SSLEOFError | ssl.SSLZeroReturnError
+        ):
+            reason = (error.reason or "handshake failed").replace("_", " ").lower()
+            self.terms.on_refused(Peer("", address, uuid.uuid4().hex), f"TLS refused: {reason}")
+
+
+class OwnServer(BoundedServer, ThreadingTCPServer):
+    """Connections served by our own engine."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, OwnHandler)
+
+
+class OwnHandler(BaseRequestHandler):
+    """One connection."""
+
+    server: OwnServer
+
+    def handle(self) -> None:
+        """Called in a thread of its own."""
+        server = self.server
+        place = server.connections.place(self.request)
+        try:
+            connection, certificate = server.secured(self.request, place)
+        except OSError as error:
+            return server.handshake_failed(place.address, error)
+        with connection:
+            return Association(connection, place, server.connections, server.terms, certificate).run()
+
+
+class ReferenceServer(BoundedServer, ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom is untyped
+    """Connections served by pynetdicom."""
+
+
+class ReferenceHandler(RequestHandler):  # type: ignore[misc]  # pynetdicom is untyped
+    """One connection: runs its association to the end, then closes what belonged to it."""
+
+    server: ReferenceServer
+    request: Any  # a socket
+
+    def handle(self) -> None:
+        """Called in a thread of its own."""
+        server = self.server
+        place = server.connections.place(self.request)
+        request: socket.socket = self.request
+        try:
+            request, certificate = server.secured(request, place)
+        except OSError as error:
+            server.shutdown_request(request)
+            return server.handshake_failed(place.address, error)
+        self.request = request  # pynetdicom takes it from here
+        association = self._create_association()
+        # pynetdicom offers no hook for how a PDU is read
+        reader = PduReader(request, server.terms.idle_timeout)
+        association.dul.socket.recv = reader.read
+        conversation = Conversation(association, server.terms, place, server.connections, certificate)
+        evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
+        try:
+            association.start()
+            association.join()
+        finally:
+            conversation.close(reader.total)
+            server.shutdown_request(request)
+        return None

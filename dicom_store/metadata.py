@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from dicom_store.dicom_json import instance_json
 from dicom_store.instance import InstanceHeader
@@ -12,13 +13,15 @@ from dicom_store.scanner import Buffer
 log = logging.getLogger(__name__)
 
 
-def prepare(header: InstanceHeader, data_set: Buffer, file_offset: int) -> bytes | None:
+def prepare(
+    header: InstanceHeader, data_set: Buffer, file_offset: int, relax: Callable[[], None] | None = None
+) -> bytes | None:
     """The DICOM JSON of a data set that begins at `file_offset` of its file; None, and logged, when that fails.
 
-    Whatever fails: no image is lost for what can be made again.
+    Whatever fails: no image is lost for what can be made again. `relax` as in `instance_json`.
     """
     try:
-        return instance_json(data_set, header.TransferSyntaxUID, file_offset)
+        return instance_json(data_set, header.TransferSyntaxUID, file_offset, relax)
     except Exception as error:  # noqa: BLE001  # see above
         # no traceback: it could show values of the data set
         log.error("no metadata of %s: %s", header.SOPInstanceUID, type(error).__name__)  # noqa: TRY400

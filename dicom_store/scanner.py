@@ -8,7 +8,7 @@ order, unknown VRs); pydicom then reads the beginning of the data set. Both give
 from __future__ import annotations
 
 import struct
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -33,6 +33,14 @@ class Unreadable(ValueError):
     """The bytes are not a data set in the encoding announced."""
 
 
+class CutShort(Unreadable):
+    """The bytes end inside the data set: more of them may make it readable. `found`: wanted values so far, by tag."""
+
+    def __init__(self, reason: str, found: Mapping[int, bytes] | None = None) -> None:
+        super().__init__(reason)
+        self.found: Mapping[int, bytes] = found or {}
+
+
 class UnknownVR(Unreadable):
     """An element whose VR is none of PS3.5 6.2."""
 
@@ -46,12 +54,13 @@ class Encoding:
 
 
 def scan(
-    data_set: Buffer, encoding: Encoding, wanted: Set[int], last_tag: int = LAST_TAG
+    data_set: Buffer, encoding: Encoding, wanted: Set[int], last_tag: int = LAST_TAG, *, whole: bool = True
 ) -> dict[int, bytes]:
     """Raw values of the wanted tags up to `last_tag`, by tag.
 
     Raises `Unreadable` for anything irregular up to (0028,0100). What is irregular after it ends the scan: no
-    instance is refused for what comes there.
+    instance is refused for what comes there. Not `whole`: `data_set` is a beginning; raises `CutShort` when what
+    follows it could change the result.
     """
     scanner = Scanner(data_set, encoding)
     found: dict[int, bytes] = {}
@@ -72,19 +81,50 @@ def scan(
             position = scanner.after_value(start, length)
             if tag in wanted:
                 found[tag] = bytes(scanner.view[start : start + min(length, VALUE_BYTES)])
+    except CutShort as error:
+        if not whole:
+            raise CutShort(str(error), found) from error
+        if not passed:
+            raise
     except Unreadable:
         if not passed:
             raise
+        return found
+    if not whole:
+        raise CutShort("the beginning ends before the last tag", found)
     return found
 
 
-def parse(data_set: Buffer, encoding: Encoding, wanted: Set[int]) -> dict[int, bytes]:
-    """The same by pydicom, any order of tags, from the first `PREFIX_BYTES`. Raises `Unreadable`."""
+def parse(data_set: Buffer, encoding: Encoding, wanted: Set[int], *, whole: bool = True) -> dict[int, bytes]:
+    """The same by pydicom, any order of tags, from the first `PREFIX_BYTES`. Raises `Unreadable`.
+
+    Not `whole`: raises `CutShort` for every beginning that does not reach the pixel data.
+    """
+    if whole:
+        return _parse(data_set, encoding, wanted)[0]
+    try:
+        found, reached_pixels = _parse(data_set, encoding, wanted)
+    except Unreadable as error:
+        raise CutShort(str(error)) from error
+    if not reached_pixels:
+        raise CutShort("the beginning ends before the pixel data", found)
+    return found
+
+
+def _parse(data_set: Buffer, encoding: Encoding, wanted: Set[int]) -> tuple[dict[int, bytes], bool]:
+    """(values, whether pixel data were reached)."""
+    stopped: list[int] = []
+
+    def is_pixels(tag: int, _vr: str | None, _length: int) -> bool:
+        if tag >= _PIXELS:
+            stopped.append(tag)
+        return bool(stopped)
+
     elements = data_element_generator(
         BytesIO(memoryview(data_set)[:PREFIX_BYTES]),
         encoding.implicit_vr,
         not encoding.big_endian,
-        stop_when=lambda tag, _vr, _length: bool(tag >= _PIXELS),
+        stop_when=is_pixels,
     )
     found: dict[int, bytes] = {}
     try:
@@ -97,7 +137,7 @@ def parse(data_set: Buffer, encoding: Encoding, wanted: Set[int]) -> dict[int, b
         raise Unreadable(type(error).__name__) from error
     if not found:
         raise Unreadable("no attribute of a composite instance")
-    return found
+    return found, bool(stopped)
 
 
 def _checked_value(element: RawDataElement, encoding: Encoding) -> bytes:
@@ -132,7 +172,7 @@ class Scanner:
             if vr in _LONG_VR:
                 return group << 16 | number, vr, self._long(self.view, position + 8)[0], position + 12
         except struct.error as error:
-            raise Unreadable("the data set ends inside an element header") from error
+            raise CutShort("the data set ends inside an element header") from error
         if vr not in _SHORT_VR:
             raise UnknownVR("unknown VR")
         return group << 16 | number, vr, length, position + 8
@@ -150,7 +190,7 @@ class Scanner:
     def after_value(self, start: int, length: int) -> int:
         """Position after a value of defined length."""
         if start + length > self.end:
-            raise Unreadable("the data set ends inside an element")
+            raise CutShort("the data set ends inside an element")
         return start + length
 
     def after_sequence(self, start: int, vr: bytes, implicit_vr: bool) -> int:

@@ -1,30 +1,38 @@
-"""The DICOM door: Verification and Storage SCP (PS3.4 A, B) by pynetdicom; data sets are never decoded.
+"""The DICOM door: Verification and Storage SCP (PS3.4 A, B), and the rare services that it is given.
 
-Every storage SOP class, private and unknown ones too, in the transfer syntax that the sender proposes first.
-A C-STORE becomes one call of a `Sink`; its outcome becomes a status by the table of `status.py`.
+Data sets are never decoded: every storage SOP class, private and unknown ones too, in the transfer syntax that the
+sender proposes first. A C-STORE becomes an `Arrival` of a `Sink`; its outcome becomes a status by the table of
+`status.py`.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from pynetdicom import AE, _config
-from pynetdicom.sop_class import Verification
 
-from dicom_store.conversation import Conversation, Peer, Sink
-from dicom_store.listener import MAXIMUM_PDU, AssociationHandler, DicomServer
+from dicom_store.admission import Terms, offered
+from dicom_store.connections import Connections
+from dicom_store.listener import OwnServer, ReferenceHandler, ReferenceServer, TlsContext
 from dicom_store.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_store.sink import Peer, Service, Sink
+from dicom_store.upper_layer import MAXIMUM_PDU
 
 ACSE_SECONDS = 30.0  # for a request to come, at most (ARTIM, PS3.8 9.1.5)
+Engine = Literal["own", "reference"]
 
 
 class DicomDoor:
     """The SCP. An empty `calling_ae_titles` means nobody; `idle_timeout` in seconds, also for each PDU.
 
-    Memory for data sets: at most `max_instance_bytes` for each association; more is aborted. `on_refused(peer,
-    reason)` is told of associations rejected or aborted by us, of connections that ended within a message or
-    were no DICOM, and of C-STORE commands that name no instance.
+    `max_instance_bytes`: of a data set; more is aborted. `max_associations_per_address`: 0 = as many as of all.
+    `services`: beside Storage and Verification, by SOP class UID. `tls`: the context of each new connection, mutual
+    when the context says so; None = plain. `on_refused(peer, reason)` is told of associations rejected or aborted by
+    us, of connections that ended within a message or were no DICOM, of TLS handshakes refused, and of C-STORE commands
+    that name no instance. `engine`: ours, or pynetdicom's, which is slow, holds data sets in memory, and is there to
+    compare.
     """
 
     def __init__(
@@ -39,24 +47,27 @@ class DicomDoor:
         max_instance_bytes: int,
         open_sink: Callable[[Peer], Sink],
         on_refused: Callable[[Peer, str], None] = lambda _peer, _reason: None,
+        max_associations_per_address: int = 0,
+        services: Mapping[str, Service] | None = None,
+        tls: TlsContext | None = None,
+        engine: Engine = "own",
     ) -> None:
         self._address = (host, port)
-        self._idle_timeout = idle_timeout
-        self._max_instance_bytes = max_instance_bytes
-        self._open_sink = open_sink
-        self._on_refused = on_refused
-        self._ae = AE(ae_title)
-        self._ae.require_called_aet = True
-        # pynetdicom reads an empty list as "anybody"; nobody can guess this title
-        self._ae.require_calling_aet = list(calling_ae_titles) or [secrets.token_hex(8)]
-        self._ae.maximum_associations = max_associations
-        self._ae.maximum_pdu_size = MAXIMUM_PDU
-        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        self._ae.dimse_timeout = self._ae.network_timeout = idle_timeout
-        self._ae.acse_timeout = min(idle_timeout, ACSE_SECONDS)
-        self._ae.add_supported_context(Verification)
-        self._server: DicomServer | None = None
+        self._max_associations = max_associations
+        self._per_address = max_associations_per_address
+        self._tls = tls
+        self._engine = engine
+        self._terms = Terms(
+            ae_title=ae_title.strip(),
+            calling_ae_titles=frozenset(title.strip() for title in calling_ae_titles),
+            idle_timeout=idle_timeout,
+            artim=min(idle_timeout, ACSE_SECONDS),
+            max_instance_bytes=max_instance_bytes,
+            open_sink=open_sink,
+            on_refused=on_refused,
+            services=services or {},
+        )
+        self._server: OwnServer | ReferenceServer | None = None
 
     @property
     def port(self) -> int:
@@ -65,15 +76,10 @@ class DicomDoor:
 
     def start(self) -> None:
         """Listen and return. Raises `OSError` when the address cannot be bound."""
-        _config.UNRESTRICTED_STORAGE_SERVICE = True  # process-wide: this process has no other SCP
-        _config.LOG_HANDLER_LEVEL = "none"  # its standard handlers log what the peers send
-        server = self._ae.make_server(
-            self._address, server_class=DicomServer, request_handler=AssociationHandler
-        )
-        server.idle_timeout = self._idle_timeout
-        server.converse = lambda association: Conversation(
-            association, self._open_sink, self._on_refused, self._max_instance_bytes
-        )
+        server = OwnServer(self._address) if self._engine == "own" else self._reference()
+        server.connections = Connections(self._max_associations, self._per_address)
+        server.terms = self._terms
+        server.tls = self._tls
         self._server = server
         server.serve()
 
@@ -83,7 +89,29 @@ class DicomDoor:
         if server is None:
             return
         server.stop_accepting()
-        if not server.wait_until_idle(grace):
-            for association in server.active_associations:
-                association.abort()
-            server.wait_until_idle(self._idle_timeout)
+        if not server.connections.wait_until_none(grace):
+            server.connections.stop_all()
+            server.connections.wait_until_none(self._terms.idle_timeout)
+
+    def _reference(self) -> ReferenceServer:
+        _config.UNRESTRICTED_STORAGE_SERVICE = True  # process-wide: this process has no other SCP
+        _config.LOG_HANDLER_LEVEL = "none"  # its standard handlers log what the peers send
+        terms = self._terms
+        entity = AE(terms.ae_title)
+        entity.require_called_aet = True
+        # pynetdicom reads an empty list as "anybody"; nobody can guess this title
+        entity.require_calling_aet = list(terms.calling_ae_titles) or [secrets.token_hex(8)]
+        entity.maximum_associations = (
+            1_000_000  # `Connections` bounds them, without those that ask for nothing
+        )
+        entity.maximum_pdu_size = MAXIMUM_PDU
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        entity.dimse_timeout = entity.network_timeout = terms.idle_timeout
+        entity.acse_timeout = terms.artim
+        for context in offered(terms.services):
+            entity.add_supported_context(context.abstract_syntax, context.transfer_syntax)
+        server: ReferenceServer = entity.make_server(
+            self._address, server_class=ReferenceServer, request_handler=ReferenceHandler
+        )
+        return server

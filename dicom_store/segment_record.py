@@ -11,6 +11,7 @@ from dicom_store.paths import InvalidUID, study_directory
 
 HEADER = struct.Struct(">4sHHQ32s")  # magic, version, kind, payload length, SHA-256 of the payload
 MAGIC, VERSION = b"DSEG", 1
+_LOOK_BYTES = 1024 * 1024
 
 
 class Kind(IntEnum):
@@ -46,6 +47,16 @@ def count_records(descriptor: int, position: int, size: int) -> int:
             break
         count += kind == Kind.DICOM_FILE
     return count
+
+
+def holds_data(descriptor: int, position: int, size: int) -> bool:
+    """Whether there is anything but zeros between two positions."""
+    while position < size:
+        data = os.pread(descriptor, min(_LOOK_BYTES, size - position), position)
+        if not data or data.count(0) != len(data):
+            return True
+        position += len(data)
+    return False
 
 
 def is_segment_name(segment: str) -> bool:

@@ -3,7 +3,7 @@
 A segment holds instances of one study, written by one association. Record = header (magic, version, kind, payload
 length, SHA-256 of the payload) + payload: a DICOM file, or directly behind it the DICOM JSON of that instance. A
 record counts once a committed index row points to it: after a crash, `Segments.recover` cuts whatever lies after
-the last one.
+the last one. While a segment is written, zeros may follow its last record: its writer's reserve.
 
     root/segments/<2 hex>/<2 hex>/<StudyInstanceUID>/<random>.seg
     root/journal/<random>.journal      segments that a process created; locked while the process lives
@@ -29,6 +29,7 @@ from dicom_store.segment_record import (
     SegmentDamaged,
     check_record,
     count_records,
+    holds_data,
     is_segment_name,
 )
 from dicom_store.segment_source import SegmentSource
@@ -41,7 +42,10 @@ _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # ELOOP: a symb
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A segment of a dead process. `dropped_records`: whole DICOM files; `damaged`: why rows are not served, or ""."""
+    """A segment of a dead process. `dropped_records`: whole DICOM files; `damaged`: why rows are not served, or "".
+
+    `dropped_bytes`: 0 when only the writer's reserve was cut off.
+    """
 
     segment: str
     kept_bytes: int
@@ -168,8 +172,9 @@ class Segments:
                 if size < kept:
                     return Recovered(segment, size, damaged=f"rows up to byte {kept}, file of {size}")
                 records = count_records(descriptor, kept, size)
+                dropped = size - kept if holds_data(descriptor, kept, size) else 0
                 _truncate(descriptor, path, kept)
-                return Recovered(segment, kept, size - kept, records)
+                return Recovered(segment, kept, dropped, records)
         except SegmentAbsent as error:
             # journalled before it was created: without rows, its absence is the crash itself
             return Recovered(segment, 0, damaged=str(error) if kept else "")

@@ -1,25 +1,21 @@
 """STOW-RS (PS3.18 10.5): the instances of one request, one after the other, into an `Intake`.
 
-The body is read no faster than it is stored: one instance is stored in a thread while the next one arrives. What was
-stored stays stored when the rest of a request is broken; sending all of it again is harmless.
+The body is read no faster than it is stored: one piece is stored in a thread while the next one arrives, so that
+memory is the same for every length. What was stored stays stored when the rest of a request is broken; sending all of
+it again is harmless.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import traceback
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from dicom_store.asgi import HttpRequest, Receive
-from dicom_store.file_meta import META_BYTES, FileMeta, read_file_meta
-from dicom_store.header import read_header
-from dicom_store.instance import InstanceHeader
+from dicom_store.file_meta import META_BYTES
 from dicom_store.multipart import (
     Event,
     MultipartError,
@@ -29,17 +25,14 @@ from dicom_store.multipart import (
     boundary_of,
     media_type_of,
 )
-from dicom_store.received_file import ReceivedFile, Spool
 from dicom_store.request_body import BodyBroken, broken, chunks
-from dicom_store.resources import Resource
-from dicom_store.scanner import Buffer
 from dicom_store.status import HttpRefusal, Outcome, StoreRefused
 from dicom_store.store_response import InstanceResult, require_acceptable, store_response
+from dicom_store.stow_part import Intake, Part
 from dicom_store.transmit import Transfer
 
-log = logging.getLogger(__name__)
-
 MAX_PARTS = 20_000  # instances of one request
+PIECE_BYTES = 1024 * 1024  # of an instance that arrives, stored at once
 STORE_THREADS = 4  # requests that store at once; each waits for the disk most of the time
 _DICOM = "application/dicom"
 _IDENTITY = {"", "binary", "8bit", "7bit"}  # Content-Transfer-Encoding of a part (RFC 2045 6.2)
@@ -47,41 +40,22 @@ _IDENTITY = {"", "binary", "8bit", "7bit"}  # Content-Transfer-Encoding of a par
 _Result = TypeVar("_Result")
 
 
-class Intake(Protocol):
-    """Where the instances of one request go; called by one thread at a time."""
-
-    def keep(self, header: InstanceHeader, data_set: Buffer) -> Outcome:
-        """Keep one instance; durable and committed when it returns. Raises `StoreRefused`, which it has traced."""
-
-    def refused(self, refusal: StoreRefused, sop: str) -> None:
-        """What was sent is no instance that can be kept; `sop`: its UID, "" when it is not known."""
-
-    def broken(self, reason: str) -> None:
-        """The request ended before it was whole."""
-
-    def close(self) -> None:
-        """The request has ended, by whatever way."""
-
-
 class StowRs:
     """Makes the answers. `max_instance_bytes`: of one data set; `stall` in seconds, see `request_body.chunks`."""
 
-    def __init__(self, spool: Spool, *, max_instance_bytes: int, stall: float) -> None:
-        self._spool = spool
+    def __init__(self, *, max_instance_bytes: int, stall: float) -> None:
         self._max_bytes = max_instance_bytes + META_BYTES
         self._stall = stall
         self._threads = ThreadPoolExecutor(STORE_THREADS, "store")
 
-    async def answer(
-        self, request: HttpRequest, resource: Resource, receive: Receive, intake: Intake, base_url: str
-    ) -> Transfer:
-        """Store the instances of a request to `studies` or to one study. Raises `HttpRefusal`."""
+    async def answer(self, request: HttpRequest, receive: Receive, intake: Intake, base_url: str) -> Transfer:
+        """Store the instances of a request: those that the intake takes. Raises `HttpRefusal`."""
         line = _Line(self._threads, intake)
         try:
             content_type = require_acceptable(request.accept)
             events = self._events(request, receive)
             async with aclosing(events):
-                await self._take_in(events, line, partial(_store, intake, resource.study))
+                await self._take_in(events, line)
             await line.settle()
         except BodyBroken as error:
             await line.settle()
@@ -114,50 +88,32 @@ class StowRs:
         except MultipartError as error:
             raise HttpRefusal(400, "not-multipart", "Bad request", f"{error}.") from error
 
-    async def _take_in(
-        self, events: AsyncGenerator[Event, None], line: _Line, store: Callable[[_Part], InstanceResult]
-    ) -> None:
-        part: _Part | None = None
+    async def _take_in(self, events: AsyncGenerator[Event, None], line: _Line) -> None:
+        part: Part | None = None
         count = 0
-        try:
-            async for event in events:
-                if isinstance(event, PartStart):
-                    count += 1
-                    part = _Part(ReceivedFile(self._spool), _part_fault(event.headers))
-                elif part is None:
-                    continue
-                elif isinstance(event, PartEnd):
-                    await line.put(partial(store, part))
-                    part = None
-                else:
-                    await self._add(part, event)
-                if count > MAX_PARTS:
-                    detail = f"A request holds {MAX_PARTS} instances at most."
-                    raise broken(413, "too-many-instances", detail)
-        finally:
-            if part is not None:
-                part.file.close()
+        async for event in events:
+            if isinstance(event, PartStart):
+                count += 1
+                part = Part(line.intake, _part_fault(event.headers))
+            elif part is None:
+                continue
+            elif isinstance(event, PartEnd):
+                await line.put(partial(part.finish, part.take()))
+                part = None
+            else:
+                await self._add(part, event, line)
+            if count > MAX_PARTS:
+                detail = f"A request holds {MAX_PARTS} instances at most."
+                raise broken(413, "too-many-instances", detail)
 
-    async def _add(self, part: _Part, data: bytes) -> None:
-        """Bytes of a part that failed already are read and forgotten."""
+    async def _add(self, part: Part, data: bytes, line: _Line) -> None:
+        """Pieces are stored one after the other; one is, while the next arrives."""
         part.length += len(data)
         if part.length > self._max_bytes:
             raise broken(413, "instance-too-large", "An instance is larger than is accepted here.")
-        if part.refusal is not None:
-            return
-        part.file.add(data)
-        if part.file.is_due:
-            loop = asyncio.get_running_loop()
-            part.refusal = await asyncio.shield(loop.run_in_executor(self._threads, _flush, part.file))
-
-
-@dataclass(slots=True)
-class _Part:
-    """`refusal`: why it cannot be kept, known before it is complete."""
-
-    file: ReceivedFile
-    refusal: StoreRefused | None
-    length: int = 0
+        part.waiting += data
+        if len(part.waiting) > PIECE_BYTES:
+            await line.put(partial(part.feed, part.take()))
 
 
 class _Line:
@@ -165,11 +121,11 @@ class _Line:
 
     def __init__(self, threads: ThreadPoolExecutor, intake: Intake) -> None:
         self._threads = threads
-        self._intake = intake
-        self._running: Future[InstanceResult] | None = None
+        self.intake = intake
+        self._running: Future[InstanceResult | None] | None = None
         self.results: list[InstanceResult] = []
 
-    async def put(self, store: Callable[[], InstanceResult]) -> None:
+    async def put(self, store: Callable[[], InstanceResult | None]) -> None:
         """Begin a call, when the one before has ended."""
         await self.settle()
         self._running = self._threads.submit(store)
@@ -179,7 +135,8 @@ class _Line:
         if self._running is not None:
             result = await asyncio.shield(asyncio.wrap_future(self._running))
             self._running = None
-            self.results.append(result)
+            if result is not None:
+                self.results.append(result)
 
     async def run(self, call: Callable[[], _Result]) -> _Result:
         """Another call, when none runs."""
@@ -188,9 +145,9 @@ class _Line:
     def close(self) -> None:
         """Close the intake after the last call, without waiting for it."""
         if self._running is None:
-            self._threads.submit(self._intake.close)
+            self._threads.submit(self.intake.close)
         else:
-            self._running.add_done_callback(lambda _: self._intake.close())
+            self._running.add_done_callback(lambda _: self.intake.close())
 
 
 async def _single(body: AsyncGenerator[bytes, None]) -> AsyncGenerator[Event, None]:
@@ -223,58 +180,6 @@ def _part_fault(headers: Mapping[str, str]) -> StoreRefused | None:
     if media_type != _DICOM or encoding not in _IDENTITY:
         return StoreRefused(Outcome.NOT_UNDERSTOOD, f"a part is not {_DICOM} in binary")
     return None
-
-
-def _flush(file: ReceivedFile) -> StoreRefused | None:
-    try:
-        file.flush()
-    except StoreRefused as refusal:
-        file.close()
-        return refusal
-    return None
-
-
-def _store(intake: Intake, study: str | None, part: _Part) -> InstanceResult:
-    """In a thread. Whatever happens, there is a result."""
-    meta: FileMeta | None = None
-    try:
-        try:
-            if part.refusal is not None:
-                raise part.refusal
-            file = part.file.buffer()
-            meta = read_file_meta(file)
-            header, data_set = _read(file, meta, study)
-        except StoreRefused as refusal:
-            intake.refused(refusal, meta.sop_instance_uid if meta else "")
-            return _result(refusal.outcome, meta)
-        return _result(intake.keep(header, data_set), meta, header)
-    except StoreRefused as refusal:
-        return _result(refusal.outcome, meta)
-    except Exception as error:  # noqa: BLE001 - the door: an answer for this instance and a log, never silence
-        # no message: it may quote the data set
-        where = "".join(traceback.format_tb(error.__traceback__))
-        log.error("STOW-RS failed: %s\n%s", type(error).__name__, where)  # noqa: TRY400
-        return _result(Outcome.FAILED, meta)
-    finally:
-        part.file.close()
-
-
-def _read(file: Buffer, meta: FileMeta, study: str | None) -> tuple[InstanceHeader, memoryview]:
-    data_set = memoryview(file)[meta.length :]
-    header = read_header(data_set, meta.transfer_syntax, meta.sop_class_uid, meta.sop_instance_uid)
-    if study not in (None, header.StudyInstanceUID):
-        raise StoreRefused(Outcome.UID_MISMATCH, "StudyInstanceUID is not that of the request")
-    return header, data_set
-
-
-def _result(outcome: Outcome, meta: FileMeta | None, header: InstanceHeader | None = None) -> InstanceResult:
-    return InstanceResult(
-        outcome,
-        meta.sop_class_uid if meta else "",
-        meta.sop_instance_uid if meta else "",
-        header.StudyInstanceUID if header else "",
-        header.SeriesInstanceUID if header else "",
-    )
 
 
 def _with_count(error: BodyBroken, results: list[InstanceResult]) -> HttpRefusal:

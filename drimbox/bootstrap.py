@@ -28,6 +28,7 @@ from drimbox.domain.retry import RetryPolicy
 from drimbox.domain.senders import SenderProfile
 from drimbox.domain.vihf import VihfSettings
 from drimbox.domain.xds.publication import Publisher, XdsOptions
+from drimbox.flow.group_commit import GroupCommit
 from drimbox.flow.inbox_purge import InboxPurging
 from drimbox.flow.manifest import ManifestMaker
 from drimbox.flow.mesh import may_exchange
@@ -75,6 +76,7 @@ class Foundation:
     archive: Archive
     documents: Documents
     transactions: SqlTransactions
+    commits: GroupCommit
 
     @property
     def policy(self) -> Policy:
@@ -96,7 +98,8 @@ def lay_foundation(settings: Settings) -> Foundation:
     database = Database(settings.database.url, settings.database.busy_timeout)
     archive = Archive(root / "images", settings.storage.minimum_free_bytes)
     documents = Documents(root / "documents", settings.storage.minimum_free_bytes)
-    return Foundation(settings, database, archive, documents, SqlTransactions(database, archive))
+    transactions = SqlTransactions(database, archive)
+    return Foundation(settings, database, archive, documents, transactions, GroupCommit(transactions))
 
 
 def make_manifest_maker(settings: Settings) -> ManifestMaker:

@@ -72,6 +72,14 @@ class DatabaseSettings(_Room):
     busy_timeout: Seconds = Field(default=30, description="Seconds to wait for a lock before giving up")
 
 
+class DicomPeerSettings(_Room):
+    """A peer that we call: `[[dicom.peers]]`."""
+
+    ae_title: str = Field(min_length=1, max_length=16, description="Its AE title")
+    host: str = Field(min_length=1, description="Its address or name")
+    port: Port = Field(description="Its DICOM port")
+
+
 class DicomSettings(_Room):
     """The DICOM door (DIMSE)."""
 
@@ -88,6 +96,33 @@ class DicomSettings(_Room):
     max_instance_bytes: int = Field(
         default=4 * 1024**3, ge=1024, description="Largest data set accepted, in bytes"
     )
+    max_associations_per_address: int = Field(
+        default=0, ge=0, description="Associations that one address may have open; 0 = as many as all"
+    )
+    peers: tuple[DicomPeerSettings, ...] = Field(
+        default=(),
+        description="Where senders are called back: storage commitment whose association has ended",
+    )
+    tls_port: int = Field(
+        default=0, ge=0, le=65535, description="Port of DICOM over mutual TLS (PS3.15 B); 0 = no such door"
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM: our certificate for DICOM over TLS, with its chain"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM: private key of that certificate")
+    tls_client_authority: Path | None = Field(
+        default=None, description="PEM: authorities of the peers' client certificates"
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        names = ("tls_certificate", "tls_key", "tls_client_authority")
+        missing = [name for name in names if getattr(self, name) is None]
+        if self.tls_port and missing:
+            raise ValueError(f"tls_port needs {', '.join(missing)}")
+        if len({peer.ae_title for peer in self.peers}) < len(self.peers):
+            raise ValueError("two peers of the same ae_title")
+        return self
 
 
 class SenderSettings(_Room):
@@ -587,7 +622,13 @@ PROBES = frozenset(
         *("database:write", "images:write", "images:free", "whitelist:state", "dicom:echo", "mllp:connect"),
         *("mllps:connect", "worker:heartbeat", "queue:age", "crl:age", "dmp:connect", "psc:connect"),
         *("certificates:web", "certificates:web-internal", "certificates:psc", "certificates:dmp"),
-        *("certificates:signature", "certificates:proof", "certificates:mllps", "certificates:audit"),
+        *(
+            "certificates:signature",
+            "certificates:proof",
+            "certificates:mllps",
+            "certificates:audit",
+            "certificates:dicom",
+        ),
         "probes:list",
     )
 )
@@ -686,13 +727,22 @@ class WorkerSettings(_Room):
 
 
 class ArchiveSettings(_Room):
-    """How long the documents of lots that ended are kept."""
+    """How long documents and images that nobody needs are kept."""
 
     keep_days: int = Field(
         default=0,
         ge=0,
         description="Days after which `drimbox archive purge` deletes the documents of lots that were replaced, "
         "unpublished or dropped; 0 = for ever",
+    )
+    compact_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of a segment that nobody needs, above which it is written anew without it",
+    )
+    rejected_keep_days: int = Field(
+        default=0, ge=0, description="Days after which rejected images may be deleted; 0 = never"
     )
 
 

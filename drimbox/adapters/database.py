@@ -62,13 +62,13 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A session whose transaction rolls back unless committed. Raises `Unavailable` when locked or full."""
-        with self._turn(), _translated(), Session(self.engine, expire_on_commit=False) as session:
+        with self._turn(), translated(), Session(self.engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session that only reads and never waits for a writer."""
-        with _translated(), Session(self._reading, expire_on_commit=False) as session:
+        with translated(), Session(self._reading, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
@@ -91,7 +91,7 @@ class Database:
         from alembic import command  # 10 MB that a door whose schema is current does without
         from alembic.config import Config
 
-        with _translated(), self.engine.begin() as connection:
+        with translated(), self.engine.begin() as connection:
             if self._writer is None:  # several doors start at once; SQLite's BEGIN IMMEDIATE does the same
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING})
             config = Config()
@@ -101,14 +101,15 @@ class Database:
 
     def revision(self) -> tuple[str | None, str]:
         """(revision of the database, newest revision known): equal when `migrate` has run."""
-        with _translated(), self._reading.connect() as connection:
+        with translated(), self._reading.connect() as connection:
             known = inspect(connection).has_table("alembic_version")
             current = connection.scalar(text("SELECT version_num FROM alembic_version")) if known else None
         return current, max(script.name.split("_")[0] for script in MIGRATIONS.glob("versions/[0-9]*_*.py"))
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Errors of the driver that mean "not now" become `Unavailable`."""
     try:
         yield
     except OperationalError as error:

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, and_, cast, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, String, and_, bindparam, cast, exists, func, insert, or_, select, update
 from sqlalchemy.engine import CursorResult, Result
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from dicom_store.prepared import Prepared
 from drimbox.adapters.tables import (
     exam_table,
     report_parent_table,
@@ -27,6 +28,7 @@ from drimbox.domain.lifecycle import OPEN, ReportState, SubmissionState
 from drimbox.flow.records import (
     Exam,
     Gate,
+    Note,
     ReceivedReport,
     Record,
     Submission,
@@ -34,6 +36,17 @@ from drimbox.flow.records import (
 )
 
 _EXAM, _REPORT, _LOT, _TRACE = exam_table.c, report_table.c, submission_table.c, trace_table.c
+_NOTED = Prepared(insert(trace_table).inline(), columns=Note._fields)
+_THIS_EXAM = update(exam_table).where(_EXAM.study_instance_uid == bindparam("study"))
+_IMAGE_RECEIVED = Prepared(
+    _THIS_EXAM.values(
+        revision=_EXAM.revision + 1,
+        last_instance_at=bindparam("now"),
+        reconcile_at=bindparam("due"),
+        changed_at=bindparam("now"),
+    ).returning(_EXAM.state)
+)
+_STATE_CHANGED = _THIS_EXAM.values(state=bindparam("new"))
 
 
 class SqlLedger:
@@ -45,6 +58,10 @@ class SqlLedger:
     def add(self, record: Record) -> None:
         """Insert a row at the next flush."""
         self._session.add(record)
+
+    def add_note(self, note: Note) -> None:
+        """Insert a row of the trace, before what is pending."""
+        _NOTED.rows(self._session, note._asdict())
 
     def flush(self) -> None:
         """Send what is pending, so that a broken constraint shows now."""
@@ -80,6 +97,18 @@ class SqlLedger:
         exam = self.exam(study, lock=True)
         assert exam is not None
         return exam
+
+    def image_received(self, study: str, at: datetime, due: datetime) -> str | None:
+        """An exam has one more image: its revision grows, it is judged at `due`. Its state; None: no such exam.
+
+        The exam is locked until the transaction ends. What was loaded of it before is out of date.
+        """
+        found = _IMAGE_RECEIVED.rows(self._session, {"study": study, "now": at, "due": due})
+        return found[0][0] if found else None
+
+    def change_exam_state(self, study: str, state: str) -> None:
+        """For `flow/trace.py` alone, on an exam that is locked."""
+        self._session.execute(_STATE_CHANGED, {"study": study, "new": state})
 
     def exams(self, state: str | None = None) -> Sequence[Exam]:
         """Every exam, newest change first."""

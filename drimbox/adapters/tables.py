@@ -8,6 +8,7 @@ from sqlalchemy.orm import registry
 from drimbox.adapters.database import UtcDateTime
 from drimbox.flow.records import (
     AuditCursor,
+    Commitment,
     Exam,
     Gate,
     Heartbeat,
@@ -129,6 +130,25 @@ receipt_table = Table(
     Column("last_error", Text),
 )
 
+commitment_table = Table(
+    "commitment",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("transaction_uid", String(64), nullable=False, index=True),
+    Column("ae_title", String(16), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("duplicate", Boolean, nullable=False),
+    Column("asked", JSON, nullable=False),
+    Column("due_at", UtcDateTime, index=True),
+    Column("results", JSON(none_as_null=True)),
+    Column("attempts", Integer, nullable=False),
+    Column("delivered_at", UtcDateTime),
+    Column("given_up_at", UtcDateTime),
+    Column("last_error", Text),
+)
+
 submission_table = Table(
     "submission",
     metadata,
@@ -217,6 +237,7 @@ mapper.map_imperatively(ReportParent, report_parent_table)
 mapper.map_imperatively(Message, message_table)
 mapper.map_imperatively(Visit, visit_table)
 mapper.map_imperatively(Receipt, receipt_table)
+mapper.map_imperatively(Commitment, commitment_table)
 mapper.map_imperatively(Submission, submission_table)
 mapper.map_imperatively(Gate, gate_table)
 mapper.map_imperatively(TraceEntry, trace_table)

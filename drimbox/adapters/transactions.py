@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 from dicom_store.archive import Archive, StoredInstance
 from dicom_store.index_notes import Rejected
@@ -15,13 +15,15 @@ from dicom_store.instance import InstanceHeader
 from dicom_store.rejection import RejectionNote
 from dicom_store.status import Outcome
 from dicom_store.study import KeyImageNote, StudySnapshot
-from drimbox.adapters.database import Database
+from drimbox.adapters.database import Database, translated
 from drimbox.adapters.health_queries import HealthQueries
 from drimbox.adapters.inbox_queries import InboxQueries
 from drimbox.adapters.ledger import SqlLedger
 from drimbox.adapters.lot_queries import LotQueries
 from drimbox.adapters.serving_queries import ServingQueries
+from drimbox.adapters.storage_queries import StorageQueries
 from drimbox.adapters.trace_queries import TraceQueries
+from drimbox.domain.errors import TransactionLost
 
 
 class SqlImages:
@@ -31,9 +33,9 @@ class SqlImages:
         self._session = session
         self._archive = archive
 
-    def recognise(self, header: InstanceHeader, digest: str) -> Outcome | None:
+    def recognise(self, incoming: Any) -> Outcome | None:
         """DUPLICATE when this very data set is kept already, None when it is new; raises `StoreRefused`."""
-        return self._archive.recognise(self._session, header, digest)
+        return self._archive.recognise(self._session, incoming)
 
     def index(
         self, header: InstanceHeader, stored: Any, note: RejectionNote | KeyImageNote | None
@@ -66,10 +68,37 @@ class SqlTransaction:
         self.traces = TraceQueries(session)
         self.health = HealthQueries(session)
         self.images = SqlImages(session, archive)
+        self.storage = StorageQueries(session, archive)
 
     def commit(self) -> None:
         """Make everything durable at once."""
         self._session.commit()
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """What fails inside is undone alone. Raises `TransactionLost` when all that came before went with it."""
+        try:
+            nested = self._session.begin_nested()
+        except Exception as error:
+            raise TransactionLost(f"no savepoint: {type(error).__name__}") from error
+        try:
+            with translated():
+                yield
+                nested.commit()
+        except BaseException:
+            self._undo(nested)
+            raise
+
+    def _undo(self, nested: SessionTransaction) -> None:
+        """SQLite undoes a whole transaction by itself when the disk fails; a lost connection does, too."""
+        try:
+            if nested.is_active:
+                nested.rollback()
+            lost = self._session.connection().invalidated
+        except Exception as error:
+            raise TransactionLost(f"no way back to the savepoint: {type(error).__name__}") from error
+        if lost:
+            raise TransactionLost("the connection to the database was lost")
 
 
 class SqlTransactions:

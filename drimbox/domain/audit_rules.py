@@ -25,6 +25,7 @@ def _ihe(value: str, meaning: str) -> Code:
 
 ACCESSED = _dcm("110103", "DICOM Instances Accessed")
 TRANSFERRED = _dcm("110104", "DICOM Instances Transferred")
+DELETED = _dcm("110105", "DICOM Study Deleted")
 EXPORT, IMPORT = _dcm("110106", "Export"), _dcm("110107", "Import")
 ALERT = _dcm("110113", "Security Alert")
 # Types of security alert (CID 403)
@@ -109,6 +110,10 @@ def _is_not_now(one: Occurrence) -> bool:
     return isinstance(status, int) and status >= 500
 
 
+def _did_purge(one: Occurrence) -> bool:
+    return bool(one.detail.get("purged"))
+
+
 def _leads_to(state: str) -> Callable[[Occurrence], bool]:
     return lambda one: one.detail.get("after") == state
 
@@ -187,6 +192,15 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "PURGED": (
         Rule(ACCESSED, "D", None, SUCCESS, Scene.HANDLING, "A.5.3.6; 7.2 purge (manifests, not images)"),
     ),
+    # images that are gone, or were found spoilt
+    "IMAGES_FORGOTTEN": (Rule(DELETED, "D", None, SUCCESS, Scene.HANDLING, "A.5.3.8; 7.2 study deleted"),),
+    "SEGMENT_COMPACTED": (
+        Rule(ACCESSED, "D", None, SUCCESS, Scene.HANDLING, "A.5.3.6; 7.2 rejected images", when=_did_purge),
+    ),
+    "INSTANCE_EXPORTED": (
+        Rule(ACCESSED, "R", None, SUCCESS, Scene.HANDLING, "A.5.3.6; 7.2 taken out by an operator"),
+    ),
+    "STORAGE_DAMAGED": (_alert(SECURITY, SERIOUS, "A.5.3.11; 7.2 kept images are damaged or missing"),),
     # security
     "ASSOCIATION_REFUSED": (_alert(NODE, MINOR, _REFUSED_PEER),),
     "CONNECTION_REFUSED": (_alert(NODE, MINOR, _REFUSED_PEER),),
@@ -209,6 +223,7 @@ _OWN = "our own bookkeeping: no data moved, nobody from outside took part"
 _TOLD = "said by the event that caused it"
 _QUERY = "a registry query (110112): the trace does not hold the query, which A.5.3.10 demands"
 _RIS = "the sender's own order or patient record: audited there"
+_COMMIT = "storage commitment moves no data: what arrived was audited as it came"
 NOT_AUDITED: Mapping[str, str] = {
     "STUDY_QUIET": _OWN,
     "PREPARED": _OWN,
@@ -231,6 +246,11 @@ NOT_AUDITED: Mapping[str, str] = {
     "RECEIPT_SENT": _OWN,
     "RECEIPT_GIVEN_UP": _OWN,
     "HURRIED": _OWN,
+    "STORAGE_VERIFIED": _OWN,
+    "COMMITMENT_ASKED": _COMMIT,
+    "COMMITMENT_JUDGED": _COMMIT,
+    "COMMITMENT_REPORTED": _COMMIT,
+    "COMMITMENT_GIVEN_UP": _COMMIT,
     "HEALTH_CHANGED": _OWN,
     "HEALTH_LIST_REFRESHED": _OWN,
     "HEALTH_LIST_REFUSED": _OWN,

@@ -6,6 +6,8 @@ DrimboxError
 │   ├── InstanceRefused    the DICOM instance
 │   └── AccessRefused      a retrieval
 ├── Unavailable        we cannot do it now: disk full, database locked; try again later (AR, 0xA700, 503)
+│   ├── CommitInDoubt      the commit itself failed: it may have happened
+│   ├── TransactionLost    nothing of the transaction under way will happen
 │   └── PscUnavailable     Pro Santé Connect could not be asked, or refused us as a client
 │       └── PscBusy            too many tokens are being asked about already
 └── Damaged            what we stored is gone or changed on disk: an operator restores it
@@ -58,6 +60,14 @@ class Damaged(DrimboxError):
 
 class Unavailable(DrimboxError):
     """We cannot do it now, and saying so is honest: the sender keeps its data and tries again."""
+
+
+class CommitInDoubt(Unavailable):
+    """The commit itself failed: rows may be there or not, so what they would point to must stay."""
+
+
+class TransactionLost(Unavailable):
+    """The transaction was undone as a whole while it was under way; nothing more can be done in it."""
 
 
 class PscUnavailable(Unavailable):

@@ -20,6 +20,7 @@ from drimbox.bootstrap import Foundation, new_id, utc_now
 from drimbox.domain.errors import DrimboxError
 from drimbox.domain.xds.xdm import ArchiveSender, InconsistentLot, archive_files
 from drimbox.domain.xml_input import UnreadableXml
+from drimbox.entrypoints.archive_images_cli import compact, forget, instance
 from drimbox.entrypoints.configuration import open_stores
 from drimbox.flow.archive import Exporting
 from drimbox.flow.archive_import import Importing, LotOutcome
@@ -29,7 +30,11 @@ from drimbox.settings import Settings
 ACTOR = "operator"
 PROGRESS_SECONDS = 2.0
 
-archive_app = typer.Typer(help="The XDM archive of the published manifests.", no_args_is_help=True)
+archive_app = typer.Typer(
+    help="The XDM archive of the published manifests, and the images themselves.", no_args_is_help=True
+)
+for _command in (instance, compact, forget):
+    archive_app.command(_command.__name__)(_command)
 
 ConfigOption = Annotated[Path | None, typer.Option(help="Configuration file.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
@@ -37,7 +42,7 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be
 
 @archive_app.callback()
 def _archive() -> None:
-    """The XDM archive of the published manifests."""
+    """The XDM archive of the published manifests, and the images themselves."""
 
 
 @archive_app.command("export")

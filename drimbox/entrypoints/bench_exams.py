@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from dicom_store.archive import ImageWriter
 from dicom_store.header import read_header
+from dicom_store.incoming import ImageWriter
 from drimbox.bootstrap import Foundation, lay_foundation, make_reception, utc_now
 from drimbox.entrypoints.demo_stage import Stage, open_stage, start_world
 from drimbox.flow.keep_report import Arrival
@@ -96,12 +96,8 @@ def _bring_image(foundation: Foundation, writer: ImageWriter, dataset: Dataset, 
         str(dataset.SOPInstanceUID),
     )
     receive_instance(
-        foundation.transactions,
-        writer,
-        header,
-        data_set,
-        note=foundation.archive.note_of(header, data_set),
-        digest=foundation.archive.digest(data_set),
+        foundation.commits,
+        writer.take(header, data_set),
         now=at,
         actor=ACTOR,
         settle_after=foundation.settings.policy.settle_after,

@@ -20,6 +20,7 @@ from drimbox.entrypoints.health_cli import health_app
 from drimbox.entrypoints.kos_cli import kos_app
 from drimbox.entrypoints.reports_cli import reports_app
 from drimbox.entrypoints.status_cli import status
+from drimbox.entrypoints.verify_cli import verify
 from drimbox.entrypoints.whitelist_cli import whitelist_app
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ app.add_typer(whitelist_app, name="whitelist")
 app.add_typer(health_app, name="health")
 app.command("account")(account)
 app.command("status")(status)
+app.command("verify")(verify)
 app.command("bench")(bench)
 
 

@@ -135,9 +135,12 @@ def check_configuration(path: Path) -> list[str]:
 
 def _credential_faults(settings: Settings) -> Iterator[str]:
     web, dmp, psc, mllp, room = settings.web, settings.dmp, settings.psc, settings.mllp, settings.whitelist
+    dicom = settings.dicom
     credentials = (
         ("web.certificate", web.certificate, web.key, CredentialKind.SERVER),
         ("mllp.tls_certificate", mllp.tls_certificate, mllp.tls_key, CredentialKind.SERVER),
+        ("dicom.tls_certificate", dicom.tls_certificate, dicom.tls_key, CredentialKind.SERVER),
+        ("dicom.tls_client_authority", dicom.tls_client_authority, None, CredentialKind.AUTHORITY),
         ("dmp.client_certificate", dmp.client_certificate, dmp.client_key, CredentialKind.CLIENT),
         ("dmp.signature_certificate", dmp.signature_certificate, dmp.signature_key, CredentialKind.SIGNATURE),
         ("psc.client_certificate", psc.client_certificate, psc.client_key, CredentialKind.CLIENT),
@@ -196,10 +199,11 @@ def _port_faults(settings: Settings) -> Iterator[str]:
         ("web.public_port", settings.web.public_host, settings.web.public_port),
         ("web.internal_port", settings.web.internal_host, settings.web.internal_port),
         ("mllp.tls_port", settings.mllp.host, settings.mllp.tls_port),
+        ("dicom.tls_port", settings.dicom.host, settings.dicom.tls_port),
     )
     seen: dict[int, str] = {}
     for name, host, port in doors:
-        if not port:  # only mllp.tls_port may be 0: no such door
+        if not port:  # only a TLS port may be 0: no such door
             continue
         if port in seen:
             yield f"{name}: {port} is already the port of {seen[port]}"

@@ -89,6 +89,7 @@ def _certificates(settings: Settings) -> Iterator[tuple[str, Look]]:
         "signature": settings.dmp.signature_certificate,
         "proof": settings.whitelist.proof_certificate,
         "mllps": settings.mllp.tls_certificate if settings.mllp.tls_port else None,
+        "dicom": settings.dicom.tls_certificate if settings.dicom.tls_port else None,
         "audit": settings.audit.certificate if settings.audit.host else None,
     }
     warn_days = settings.health.certificate_warn_days

@@ -1,13 +1,16 @@
-"""The intake of instances that the DICOM door and STOW-RS share: one call of `receive_instance` for each."""
+"""The intake of instances that the DICOM door and STOW-RS share: each becomes one call of `receive_instance`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import structlog
 
-from dicom_store.archive import ImageWriter
+from dicom_store.incoming import MEMORY_BYTES, ImageWriter, Incoming
 from dicom_store.instance import InstanceHeader
 from dicom_store.paths import InvalidUID, check_uid
-from dicom_store.scanner import Buffer
+from dicom_store.sink import StoreCommand
 from dicom_store.status import Outcome, StoreRefused
 from drimbox.bootstrap import Foundation, utc_now
 from drimbox.domain.errors import Unavailable
@@ -17,37 +20,39 @@ log = structlog.get_logger(__name__)
 
 
 class InstanceIntake:
-    """What one association or one request stores into: its own segments. Not for several threads at a time."""
+    """A `Sink`: what one association or one request stores into, with segments of its own. One thread at a time."""
 
     def __init__(self, foundation: Foundation, actor: str) -> None:
         self._foundation = foundation
         self._actor = actor
         self._writer: ImageWriter = foundation.archive.writer()
+        self._arrival: InstanceArrival | None = None
+        self._look_first = True  # a sender whose last instance was new mostly brings new ones
 
-    def keep(self, header: InstanceHeader, data_set: Buffer) -> Outcome:
-        """Keep one instance durably. Raises `StoreRefused` with the outcome to answer, traced."""
-        study = header.StudyInstanceUID
-        try:
-            outcome = receive_instance(
-                self._foundation.transactions,
-                self._writer,
-                header,
-                data_set,
-                note=self._foundation.archive.note_of(header, data_set),
-                digest=self._foundation.archive.digest(data_set),
-                now=utc_now(),
-                actor=self._actor,
-                settle_after=self._foundation.settings.policy.settle_after,
-            )
-        except StoreRefused as refusal:
-            self.refused(refusal, header.SOPInstanceUID, study)
-            raise
-        except (Unavailable, OSError) as error:
-            log.exception("instance_not_stored", study=study, reason=str(error))
-            raise StoreRefused(
-                Outcome.OUT_OF_RESOURCES, "the appliance cannot store now: try again"
-            ) from error
-        log.info("instance_received", study=study, outcome=str(outcome), peer=self._actor)
+    def begin(self, command: StoreCommand) -> InstanceArrival:
+        """An instance is announced; one that is still on its way is abandoned."""
+        self._abandon()
+        self._arrival = InstanceArrival(self, command, self._writer.begin(command, self.admit))
+        return self._arrival
+
+    def admit(self, header: InstanceHeader) -> None:
+        """Called as soon as the header of an instance is known: may raise `StoreRefused`."""
+
+    def receive(self, incoming: Incoming) -> Outcome:
+        """Make a whole instance durable and committed. Raises `StoreRefused`, OSError, `errors.Unavailable`."""
+        # bytes of a long one are not compared while the database waits
+        look_first = self._look_first or incoming.length > MEMORY_BYTES
+        self._look_first = True
+        outcome = receive_instance(
+            self._foundation.commits,
+            incoming,
+            now=utc_now(),
+            actor=self._actor,
+            settle_after=self._foundation.settings.policy.settle_after,
+            look_first=look_first,
+        )
+        self._look_first = outcome is not Outcome.STORED
+        log.info("instance_received", study=incoming.study, outcome=str(outcome), peer=self._actor)
         return outcome
 
     def refused(self, refusal: StoreRefused, sop: str, study: str | None = None) -> None:
@@ -67,7 +72,59 @@ class InstanceIntake:
 
     def close(self) -> None:
         """No more instances: the segments are complete."""
+        self._abandon()
         self._writer.close()
+
+    def _abandon(self) -> None:
+        if self._arrival is not None:
+            self._arrival.abandon()
+
+
+class InstanceArrival:
+    """An `Arrival`: one instance on its way into the archive. Whatever ends it early leaves nothing of it."""
+
+    def __init__(self, intake: InstanceIntake, command: StoreCommand, incoming: Incoming) -> None:
+        self._intake = intake
+        self._sop = command.sop_instance_uid
+        self._incoming: Incoming | None = incoming
+        self.header: InstanceHeader | None = None  # once it is complete
+
+    def more(self, piece: memoryview) -> None:
+        """The next bytes of the data set. Raises `StoreRefused` (traced)."""
+        with self._answering() as incoming:
+            incoming.more(piece)
+
+    def complete(self) -> Outcome:
+        """Durable and committed when this returns. Raises `StoreRefused` (traced)."""
+        with self._answering() as incoming:
+            self.header = incoming.whole()
+            outcome = self._intake.receive(incoming)
+            self._incoming = None  # it is the archive's now
+        return outcome
+
+    def abandon(self) -> None:
+        """It will never be whole; harmless after its end."""
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            incoming.take_back()
+
+    @contextmanager
+    def _answering(self) -> Iterator[Incoming]:
+        incoming = self._incoming
+        if incoming is None:
+            raise ValueError("this arrival has ended")
+        try:
+            yield incoming
+        except StoreRefused as refusal:
+            self.abandon()
+            self._intake.refused(refusal, self._sop, incoming.study)
+            raise
+        except (Unavailable, OSError) as error:
+            self._incoming = None  # `receive_instance` knows what may be taken back
+            log.exception("instance_not_stored", study=incoming.study, reason=str(error))
+            raise StoreRefused(
+                Outcome.OUT_OF_RESOURCES, "the appliance cannot store now: try again"
+            ) from error
 
 
 def _safe(uid: str) -> str:

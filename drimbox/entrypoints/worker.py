@@ -33,8 +33,10 @@ from drimbox.bootstrap import (
 )
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.audit_forwarding import make_audit_forwarding
+from drimbox.entrypoints.commitments import make_worker_committing
 from drimbox.entrypoints.pulse import Pulse
 from drimbox.entrypoints.rounds import Rounds
+from drimbox.entrypoints.segment_keeping import make_compacting
 from drimbox.entrypoints.supervisor import follow_supervisor
 from drimbox.entrypoints.whitelist_keeping import make_keeping
 from drimbox.flow.heartbeats import BEATS
@@ -45,6 +47,7 @@ Job = Callable[[], int]
 GOODBYE_SECONDS = 3.0
 WHITELIST_LOOK = 20  # seconds between two looks at whether a retrieval is due
 PURGE_AFTER_START, PURGE_EVERY, PURGE_JITTER = 600, 86_400, 3600  # seconds
+COMPACT_EVERY = 86_400 / 4
 
 
 class AnotherWorker(Exception):
@@ -59,7 +62,8 @@ def run_worker(foundation: Foundation) -> None:
         _count("leases_expired", publishing.expire_leases_of_this_node)
         wanted = foundation.settings.mllp.business_acknowledgement
         receipts = make_receipts(foundation).run_due if wanted else None
-        crew = Crew(worker_jobs(reconciling.run_due, publishing.run_due, room.publishers, receipts))
+        jobs = worker_jobs(reconciling.run_due, publishing.run_due, room.publishers, receipts)
+        crew = Crew(jobs | {"committed": make_worker_committing(foundation).run_due})
         pulse = Pulse(foundation.transactions, node_name(), utc_now, crew.diary)
         rounds = _make_rounds(foundation, crew, pulse)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -93,6 +97,8 @@ def _make_rounds(foundation: Foundation, crew: Crew, pulse: Pulse) -> Rounds:
     purge = make_inbox_purging(foundation, actor).purge_due
     every(PURGE_EVERY, "inbox_purged", purge, first=PURGE_AFTER_START, jitter=PURGE_JITTER)
     every(WHITELIST_LOOK, "whitelist_retrieved", make_keeping(foundation, actor).run_due)
+    compacting = make_compacting(foundation, actor, log=log.error)
+    every(COMPACT_EVERY, "segments_compacted", compacting.run_due, first=COMPACT_EVERY, jitter=PURGE_JITTER)
     audit = make_audit_forwarding(foundation)
     if audit is not None:
         every(settings.audit.interval, "audit_forwarded", audit.run_due)

@@ -2,58 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from dicom_store.instance import InstanceHeader
 from dicom_store.rejection import RejectionNote
 from dicom_store.status import Outcome, StoreRefused
-from dicom_store.study import KeyImageNote
-from drimbox.domain.lifecycle import Event
+from drimbox.domain.errors import CommitInDoubt
 from drimbox.flow import trace
-from drimbox.flow.ports import ImageWriter, Transaction, Transactions
+from drimbox.flow.group_commit import GroupCommit
+from drimbox.flow.ports import IncomingImage, Transaction, Transactions
 
 LISTED = 100  # instances that a row of the trace names one by one
 
 
 def receive_instance(
-    transactions: Transactions,
-    writer: ImageWriter,
-    header: InstanceHeader,
-    data_set: Any,
+    commits: GroupCommit,
+    incoming: IncomingImage,
     *,
-    note: RejectionNote | KeyImageNote | None,
-    digest: str,
     now: datetime,
     actor: str,
     settle_after: float,
+    look_first: bool = True,
 ) -> Outcome:
     """Keep one instance; returns STORED, or DUPLICATE for the same bytes again.
 
-    `note`: what it says of others when it is a Key Object Selection. `digest`: SHA-256 of the data set;
-    `settle_after` in seconds. When this returns, the instance is durable and committed (PS3.4 B.2.3: success means
-    stored). Raises `StoreRefused` (traced by `refuse_instance`), OSError and `errors.Unavailable` when it cannot be
-    kept now.
+    `settle_after` in seconds; `look_first`: ask the index before anything is written (without it, an instance that
+    is known already is written and taken back). When this returns, the instance is durable and committed (PS3.4
+    B.2.3: success means stored). Raises `StoreRefused` (traced by `refuse_instance`), OSError and
+    `errors.Unavailable` when it cannot be kept now; whatever is raised, nothing of it remains that no row may need.
     """
-    with transactions.reading() as transaction:
-        known = transaction.images.recognise(header, digest)
-    stored = None if known else writer.append(header, data_set, digest)
-    with transactions.writing() as transaction:
-        outcome = known or transaction.images.index(header, stored, note)
-        if outcome is Outcome.STORED and isinstance(note, RejectionNote):
-            _exam_received_rejection(transaction, note, now, actor)
-        elif outcome is Outcome.STORED:
-            _exam_received_image(transaction, header, now, actor, settle_after)
-        else:
-            trace.note(
-                transaction,
-                "INSTANCE_REPEATED",
-                at=now,
-                actor=actor,
-                study=header.StudyInstanceUID,
-                sop=header.SOPInstanceUID,
-            )
-        transaction.commit()
+    try:
+        outcome = _receive(commits, incoming, look_first, partial(_arrived, now, actor, settle_after))
+    except CommitInDoubt:
+        incoming.leave()
+        raise
+    except Exception:
+        incoming.take_back()
+        raise
+    except BaseException:
+        incoming.leave()  # interrupted: perhaps in the commit
+        raise
+    if outcome is Outcome.STORED:
+        incoming.leave()
+    else:
+        incoming.take_back()
     return outcome
 
 
@@ -81,6 +76,44 @@ def refuse_instance(
         transaction.commit()
 
 
+_Trace = Callable[[Transaction, InstanceHeader, Any, Outcome], None]
+
+
+def _receive(commits: GroupCommit, incoming: IncomingImage, look_first: bool, arrived: _Trace) -> Outcome:
+    note, known = incoming.note(), None
+    if look_first:
+        with commits.transactions.reading() as transaction:
+            known = transaction.images.recognise(incoming)
+    stored = None if known else incoming.keep()
+
+    def write(transaction: Transaction) -> Outcome:
+        outcome = known or transaction.images.index(incoming.header, stored, note)
+        arrived(transaction, incoming.header, note, outcome)
+        return outcome
+
+    return commits.run(incoming.header.StudyInstanceUID, write)
+
+
+def _arrived(
+    now: datetime,
+    actor: str,
+    settle_after: float,
+    transaction: Transaction,
+    header: InstanceHeader,
+    note: Any,
+    outcome: Outcome,
+) -> None:
+    """What follows for the exam, and its row in the trace."""
+    study, sop = header.StudyInstanceUID, header.SOPInstanceUID
+    if outcome is not Outcome.STORED:
+        trace.note(transaction, "INSTANCE_REPEATED", at=now, actor=actor, study=study, sop=sop)
+    elif isinstance(note, RejectionNote):
+        _exam_received_rejection(transaction, note, now, actor)
+    else:
+        state = _exam_received_image(transaction, study, now, settle_after)
+        trace.instance_stored(transaction, study, state, at=now, actor=actor, sop=sop)
+
+
 def _exam_received_rejection(
     transaction: Transaction, note: RejectionNote, now: datetime, actor: str
 ) -> None:
@@ -103,11 +136,12 @@ def _exam_received_rejection(
     )
 
 
-def _exam_received_image(
-    transaction: Transaction, header: InstanceHeader, now: datetime, actor: str, settle_after: float
-) -> None:
-    exam = transaction.ledger.exam_for_update(header.StudyInstanceUID, now)
-    exam.revision += 1
-    exam.last_instance_at = now
-    exam.reconcile_at = now + timedelta(seconds=settle_after)
-    trace.move_study(transaction, exam, Event.INSTANCE_STORED, at=now, actor=actor, sop=header.SOPInstanceUID)
+def _exam_received_image(transaction: Transaction, study: str, now: datetime, settle_after: float) -> str:
+    """The state of the exam, which is made when this is its first image."""
+    due = now + timedelta(seconds=settle_after)
+    state = transaction.ledger.image_received(study, now, due)
+    if state is None:
+        transaction.ledger.exam_for_update(study, now)
+        state = transaction.ledger.image_received(study, now, due)
+    assert state is not None
+    return state

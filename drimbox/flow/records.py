@@ -131,6 +131,29 @@ class Receipt:
 
 
 @dataclass(eq=False)
+class Commitment:
+    """A request for storage commitment (PS3.4 J); `asked`: [SOP class, SOP instance] of each, [] once it is answered.
+
+    `key`: SHA-256 of them; `results`: a `commitment.Reason` for each, None until they are judged.
+    """
+
+    id: str
+    transaction_uid: str
+    ae_title: str  # of who asked, and where the answer goes
+    key: str
+    duplicate: bool = False  # the Transaction UID was in use for other instances, or by somebody else
+    address: str = ""
+    received_at: datetime | None = None  # the last time that it was asked
+    asked: list[list[str]] = field(default_factory=list)
+    due_at: datetime | None = None
+    results: list[int] | None = None
+    attempts: int = 0
+    delivered_at: datetime | None = None
+    given_up_at: datetime | None = None
+    last_error: str | None = None
+
+
+@dataclass(eq=False)
 class Submission:
     """One lot made for the DMP: frozen bytes (digests in the document store), mutable state.
 
@@ -197,13 +220,18 @@ class TraceEntry:
 
 
 class Note(NamedTuple):
-    """A row of the trace that changes no state, written with many others; `detail` never holds patient data."""
+    """A row of the trace that comes by the thousand, so that no `TraceEntry` is made; the same columns.
+
+    `before`, `after`: states, None when none changes; `detail` never holds patient data.
+    """
 
     at: datetime
     event: str
     actor: str
     study_instance_uid: str | None
     detail: dict[str, Any]
+    before: str | None = None
+    after: str | None = None
 
 
 @dataclass(eq=False)
@@ -243,6 +271,7 @@ Record = (
     | Message
     | Visit
     | Receipt
+    | Commitment
     | Submission
     | Gate
     | TraceEntry

@@ -41,6 +41,17 @@ def move_study(
     )
 
 
+def instance_stored(
+    transaction: Transaction, study: str, before: str, *, at: datetime, actor: str, sop: str
+) -> None:
+    """Advance a study that has one more image, and trace it; `before`: the state of its exam, which is locked."""
+    event = Event.INSTANCE_STORED
+    after = advance_study(before, event)
+    if after != before:
+        transaction.ledger.change_exam_state(study, after)
+    transaction.ledger.add_note(Note(at, event, actor, study, {"sop": sop}, before, after))
+
+
 def restore_study(transaction: Transaction, exam: Exam, *, at: datetime, actor: str, **detail: Any) -> None:
     """A study that was withdrawn may be public again; images that came meanwhile have moved its state already."""
     if exam.state == StudyState.WITHDRAWN:

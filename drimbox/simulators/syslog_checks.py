@@ -113,6 +113,7 @@ _ALERTS = "11012[6-9]|11013[0-9]|11014[0-2]"  # CID 403
 TABLES: Mapping[str, Table] = {
     "110103": Table("[CRUD]", patient=True, study=True),
     "110104": Table("[CRU]", ("110152", "110153"), patient=True, study=True),
+    "110105": Table("D", patient=True, study=True),
     "110106": Table("R", ("110153",), patient=True),
     "110107": Table("C", ("110155",), patient=True),
     "110113": Table("E", types=_ALERTS),

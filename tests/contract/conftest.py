@@ -25,6 +25,7 @@ from drimbox.domain.xds.outcome import Exchange, Found, Registered
 from drimbox.domain.xds.publication import FrozenLot, Publisher, XdsOptions
 from drimbox.domain.xds.withdrawal import FrozenWithdrawal
 from drimbox.flow import exams
+from drimbox.flow.group_commit import GroupCommit
 from drimbox.flow.keep_report import Arrival
 from drimbox.flow.manifest import ManifestMaker
 from drimbox.flow.prepare import Preparing
@@ -135,8 +136,7 @@ class Box:
         )
         with self.archive.writer() as writer:
             receive_instance(
-                self.transactions, writer, header, data_set, note=self.archive.note_of(header, data_set),
-                digest=self.archive.digest(data_set),
+                GroupCommit(self.transactions), writer.take(header, data_set),
                 now=self.now, actor="test", settle_after=60,
             )  # fmt: skip
 

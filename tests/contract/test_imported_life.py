@@ -28,6 +28,7 @@ from drimbox.domain.xds.withdrawal import FrozenWithdrawal
 from drimbox.domain.xds.xdm_reader import LotFiles
 from drimbox.flow import exams
 from drimbox.flow.archive_import import Importing
+from drimbox.flow.group_commit import GroupCommit
 from drimbox.flow.manifest import ManifestMaker
 from drimbox.flow.prepare import Preparing
 from drimbox.flow.publish import Publishing
@@ -134,8 +135,8 @@ class Box:
             header = read_header(data, syntax, sop_class, str(dataset.SOPInstanceUID))
             with self.archive.writer() as writer:
                 receive_instance(
-                    self.transactions, writer, header, data, note=self.archive.note_of(header, data),
-                    digest=self.archive.digest(data), now=self.now, actor="test", settle_after=60,
+                    GroupCommit(self.transactions), writer.take(header, data),
+                    now=self.now, actor="test", settle_after=60,
                 )  # fmt: skip
 
     def report(self) -> None:

@@ -225,7 +225,7 @@ def test_why_a_server_cannot_be_spoken_to(
 class Nothing:
     """A sink that nobody stores into."""
 
-    def store(self, _request: object) -> Any:
+    def begin(self, _command: object) -> Any:
         raise AssertionError
 
     def close(self) -> None:

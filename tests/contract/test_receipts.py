@@ -34,6 +34,7 @@ from drimbox.domain.xds.response import ErrorKind, RegistryError
 from drimbox.domain.zam import NotAcknowledged, control_id_of
 from drimbox.entrypoints.worker import worker_jobs
 from drimbox.flow import exams
+from drimbox.flow.group_commit import GroupCommit
 from drimbox.flow.keep_report import Arrival
 from drimbox.flow.manifest import ManifestMaker
 from drimbox.flow.prepare import Preparing
@@ -696,7 +697,7 @@ class Box(Node):
             )
             with self.archive.writer() as writer:
                 receive_instance(
-                    self.transactions, writer, header, data, note=None, digest=self.archive.digest(data),
+                    GroupCommit(self.transactions), writer.take(header, data),
                     now=self.now, actor="test", settle_after=60,
                 )  # fmt: skip
         self.later(61)

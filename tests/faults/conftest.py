@@ -348,8 +348,7 @@ class Inside:
         header = read_header(data_set, syntax, str(dataset.SOPClassUID), sop)
         with archive.writer() as writer:
             receive_instance(
-                self.transactions, writer, header, data_set, note=archive.note_of(header, data_set),
-                digest=archive.digest(data_set), now=self.clock(), actor="pacs:test",
+                self.foundation.commits, writer.take(header, data_set), now=self.clock(), actor="pacs:test",
                 settle_after=self.foundation.settings.policy.settle_after,
             )  # fmt: skip
         return sop

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from dicom_store.conversation import Peer, StoreRequest
+from dicom_store.sink import Peer, StoreCommand
 from dicom_store.status import Outcome, StoreRefused
 from drimbox.adapters.signing import RsaSigner, UnusableCredential
 from drimbox.domain.errors import Unavailable
-from drimbox.entrypoints.dicom import AssociationSink
+from drimbox.entrypoints.intake import InstanceIntake
 from drimbox.entrypoints.reports_http import make_reports_app
 from drimbox.settings import load_settings
 from drimbox.simulators import world as simulators
@@ -44,19 +44,18 @@ class Doors:
 
     def __init__(self, inside: Any, rules: Any) -> None:
         self.inside, self.rules = inside, rules
-        self.sink = AssociationSink(inside.foundation, Peer("PACS", "127.0.0.1", "1"))
+        self.sink = InstanceIntake(inside.foundation, "pacs:PACS@127.0.0.1")
         self.http = make_reports_app(inside.foundation).test_client()
 
     def image(self, exam: Any, instance: int) -> bool:
         dataset = list(study_datasets(exam.spec))[instance - 1]
         sop = str(dataset.SOPInstanceUID)
         syntax, part10 = str(dataset.file_meta.TransferSyntaxUID), self._written(dataset)
-        data_set = memoryview(self.rules.data_set_of(part10))
-        request = StoreRequest(
-            str(dataset.SOPClassUID), sop, syntax, data_set, Peer("PACS", "127.0.0.1", "1")
-        )
+        command = StoreCommand(str(dataset.SOPClassUID), sop, syntax, Peer("PACS", "127.0.0.1", "1"))
         try:
-            self.sink.store(request)
+            arrival = self.sink.begin(command)
+            arrival.more(memoryview(self.rules.data_set_of(part10)))
+            arrival.complete()
         except StoreRefused as refusal:
             assert refusal.outcome is Outcome.OUT_OF_RESOURCES
             return False

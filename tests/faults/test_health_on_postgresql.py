@@ -80,6 +80,7 @@ def becomes(box: HealthBox, word: str, troubles: dict[str, str]) -> None:
     until(look, f"{word} with {troubles}", BOUND)
 
 
+@pytest.mark.soak  # half a minute for what SQLite shows in the main run
 def test_the_server_stops_and_comes_back(box: HealthBox, postgresql: str) -> None:
     becomes(box, "pass", {})
     with stopped(postgresql):

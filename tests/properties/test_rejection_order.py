@@ -64,7 +64,7 @@ def shown_after(arrivals: Sequence[Arrival]) -> StudySnapshot | None:
             for one in arrivals:
                 header = InstanceHeader(one.sop_class, one.sop, STUDY, one.series, EXPLICIT, PatientID="IPP")
                 data = one.sop.encode()
-                if archive.recognise(session, header, archive.digest(data)) is None:
+                if archive.recognise(session, writer.take(header, data)) is None:
                     outcome = archive.index(session, header, writer.append(header, data), one.note)
                     assert outcome is Outcome.STORED
                 if isinstance(one.note, RejectionNote):

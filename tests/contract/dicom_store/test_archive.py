@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -105,7 +106,8 @@ def test_the_index_says_what_was_received(store: Store, build: Build) -> None:
     assert found is not None
     assert found.received_at == NOW
     assert found.ref.NumberOfFrames == 3
-    assert found.place.data_set_sha256 == Archive.digest(store.encode(image))
+    (file,) = store.read("1.2.3.4")
+    assert (found.place.sha256, found.place.data_set_sha256) == (hashlib.sha256(file).hexdigest(), None)
     assert (row.patient_id, row.accession_number, row.patient_birth_date) == ("IPP101", "ACN111", "19800101")
 
 
@@ -141,7 +143,7 @@ def test_other_bytes_under_the_same_uid_are_refused(
         store.put(changed)
     assert refused.value.outcome is Outcome.DIFFERENT_BYTES
     with Session(store.engine) as session, pytest.raises(StoreRefused):
-        store.archive.recognise(session, store.header(changed), Archive.digest(store.encode(changed)))
+        store.archive.recognise(session, store.writer.take(store.header(changed), store.encode(changed)))
     assert store.read("1.2.3.4") == kept
     assert store.read("1.2.3.5") == []
 
@@ -161,12 +163,12 @@ def test_the_session_stays_usable_after_a_refusal(store: Store, build: Build) ->
 
 def test_recognised_before_a_byte_is_written(store: Store, build: Build) -> None:
     image = build()
-    digest = Archive.digest(store.encode(image))
+    incoming = store.writer.take(store.header(image), store.encode(image))
     with Session(store.engine) as session:
-        assert store.archive.recognise(session, store.header(image), digest) is None
+        assert store.archive.recognise(session, incoming) is None
     store.put(image)
     with Session(store.engine) as session:
-        assert store.archive.recognise(session, store.header(image), digest) is Outcome.DUPLICATE
+        assert store.archive.recognise(session, incoming) is Outcome.DUPLICATE
 
 
 def test_a_row_whose_bytes_are_lost_takes_the_new_ones(store: Store, build: Build, tmp_path: Path) -> None:
@@ -174,9 +176,9 @@ def test_a_row_whose_bytes_are_lost_takes_the_new_ones(store: Store, build: Buil
     store.writer.close()
     (segment,) = (tmp_path / "images").rglob("*.seg")
     os.truncate(segment, 100)
-    digest = Archive.digest(store.encode(build()))
+    incoming = store.writer.take(store.header(build()), store.encode(build()))
     with Session(store.engine) as session:
-        assert store.archive.recognise(session, store.header(build()), digest) is None
+        assert store.archive.recognise(session, incoming) is None
     assert store.put(build()) is Outcome.STORED
     (file,) = store.read("1.2.3.4")
     assert file.endswith(store.encode(build()))
@@ -279,7 +281,7 @@ def test_many_studies_on_one_association(store: Store, build: Build, tmp_path: P
 def test_a_long_segment_is_left_for_a_new_one(
     store: Store, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_store.archive.SEGMENT_BYTES", 1000)
+    monkeypatch.setattr("dicom_store.incoming.SEGMENT_BYTES", 1000)
     places: list[Place] = []
     for n in range(3):
         image = build(SOPInstanceUID=f"1.2.3.4.5.{n}", size=1000)

@@ -14,35 +14,36 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from dicom_store.archive import Archive
-from dicom_store.conversation import Peer, StoreRequest
 from dicom_store.header import read_header
 from dicom_store.rejection import RejectionNote
 from dicom_store.scp import DicomDoor
+from dicom_store.sink import Peer, StoreCommand
 from dicom_store.status import Outcome
 from fixtures.images import SeriesSpec, StudySpec, make_study, uid
 from fixtures.notes import TITLES, make_key_image_note, make_rejection_note
+from fixtures.sinks import WholeSink
 
 SPEC = StudySpec(series=(SeriesSpec("CT", 3, rows=8, columns=8), SeriesSpec("MR", 1, rows=8, columns=8)))
 STUDY = SPEC.study_instance_uid
 CT1, CT2, CT3, MR1 = (uid(SPEC, *one) for one in ((1, 1), (1, 2), (1, 3), (2, 1)))
 
 
-class Sink:
+class Sink(WholeSink):
     """What the product does with a note, in short."""
 
     def __init__(self, archive: Archive, engine: Engine) -> None:
         self._archive, self._engine = archive, engine
         self._writer = archive.writer()
 
-    def store(self, request: StoreRequest) -> Outcome:
+    def store(self, command: StoreCommand, data_set: bytes) -> Outcome:
         header = read_header(
-            request.data_set, request.transfer_syntax, request.sop_class_uid, request.sop_instance_uid
+            data_set, command.transfer_syntax, command.sop_class_uid, command.sop_instance_uid
         )
-        note = self._archive.note_of(header, request.data_set)
+        note = self._archive.note_of(header, data_set)
         with Session(self._engine) as session:
-            known = self._archive.recognise(session, header, Archive.digest(request.data_set))
+            known = self._archive.recognise(session, self._writer.take(header, data_set))
             outcome = known or self._archive.index(
-                session, header, self._writer.append(header, request.data_set), note
+                session, header, self._writer.append(header, data_set), note
             )
             if isinstance(note, RejectionNote):
                 self._archive.reject(session, note, datetime.now(UTC))

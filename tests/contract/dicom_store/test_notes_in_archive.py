@@ -46,7 +46,7 @@ class Department:
         )
         note = self.archive.note_of(header, data)
         with Session(self.engine) as session:
-            outcome = self.archive.recognise(session, header, Archive.digest(data))
+            outcome = self.archive.recognise(session, self.writer.take(header, data))
             session.rollback()
             if outcome is None:
                 outcome = self.archive.index(session, header, self.writer.append(header, data), note)

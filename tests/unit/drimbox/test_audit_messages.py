@@ -124,6 +124,7 @@ def detail_for(event: str) -> dict[str, Any]:
         "after": "ABSENT",
         "before": "CURRENT",
         "bytes": 5,
+        "purged": [SOP],
     }
 
 
@@ -145,9 +146,14 @@ EXPECTED = {
     "NO_ANSWER": ("110106", "R", "4", "ITI-41"),
     "LEASE_EXPIRED": ("110106", "R", "4", "ITI-41"),
     "PURGED": ("110103", "D", "0", None),
+    "IMAGES_FORGOTTEN": ("110105", "D", "0", None),
+    "SEGMENT_COMPACTED": ("110103", "D", "0", None),
+    "INSTANCE_EXPORTED": ("110103", "R", "0", None),
+    "STORAGE_DAMAGED": ("110113", "E", "8", "110129"),
     "ASSOCIATION_REFUSED": ("110113", "E", "4", "110126"),
     "CONNECTION_REFUSED": ("110113", "E", "4", "110126"),
     "REQUEST_REFUSED": ("110113", "E", "4", "110126"),
+    "HEALTH_FORBIDDEN": ("110113", "E", "4", "110126"),
     "WHITELIST_STATE": ("110113", "E", "8", "110129"),
     "QUEUE_STOPPED": ("110113", "E", "8", "110129"),
     "QUEUE_RESUMED": ("110113", "E", "0", "110129"),

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
-from types import SimpleNamespace
 
 import pytest
 
-from dicom_store.conversation import Conversation
 from drimbox.entrypoints import health_cli
 from drimbox.settings import PROBES, HealthSettings
 from healthcheck.client_address import client_address, parse_address
@@ -44,23 +42,3 @@ def test_a_name_that_no_probe_has_would_guard_nothing() -> None:
     assert set(HealthSettings().fail_on) <= PROBES
     with pytest.raises(ValueError, match="no such probe: database:wrtie"):
         HealthSettings(fail_on=("images:free", "database:wrtie"))
-
-
-@pytest.mark.parametrize(
-    ("caller", "door", "quiet"),
-    [
-        ("127.0.0.1", "0.0.0.0", True),
-        ("::1", "::", True),
-        ("192.0.2.7", "192.0.2.7", True),
-        ("192.0.2.8", "192.0.2.7", False),
-        ("192.0.2.8", "0.0.0.0", False),
-    ],
-)
-def test_only_calls_of_this_machine_are_quiet(caller: str, door: str, quiet: bool) -> None:
-    association = SimpleNamespace(
-        bind=lambda *_: None,
-        requestor=SimpleNamespace(address=caller),
-        acceptor=SimpleNamespace(address=door),
-    )
-    conversation = Conversation(association, SimpleNamespace, lambda *_: None, 1024)  # type: ignore[arg-type]
-    assert conversation._is_of_this_machine() is quiet

@@ -1,0 +1,127 @@
+"""`drimbox verify`: are the images still as they were received?"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dicom_store.paths import InvalidUID, check_uid
+from dicom_store.verification import Pace, Verifier
+from drimbox.adapters.progress_file import AlreadyRunning, ProgressFile
+from drimbox.bootstrap import Foundation, utc_now
+from drimbox.domain.errors import Unavailable
+from drimbox.entrypoints.commitments import make_care
+from drimbox.entrypoints.configuration import open_stores
+from drimbox.flow.verify_storage import Progress, Verifying
+
+TOLD_EVERY = 2.0  # seconds
+MEGABYTE = 1_000_000
+
+
+def verify(
+    study: Annotated[str | None, typer.Option(help="Only this Study Instance UID.")] = None,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Megabytes read per second at most; 0 = as fast as it goes.")
+    ] = 100.0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="From the first study on, also when a run was cut short.")
+    ] = False,
+    config: Annotated[Path | None, typer.Option(help="Configuration file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Read every image again and compute its hash: missing, damaged, orphaned. Exit 1 when something is lost.
+
+    A run that was cut short is taken up where it was.
+    """
+    with open_stores(config) as foundation, _failures():
+        if study is not None:
+            progress = make_verifying(foundation, rate, lambda _: None, quiet=True).study(check_uid(study))
+        else:
+            with ProgressFile(foundation.settings.storage.root / "verify.json") as file:
+                progress = _everything(foundation, rate, file, restart=restart)
+    typer.echo(json.dumps(_as_json(progress)) if as_json else "\n".join(_lines(progress)))
+    if progress.lost:
+        raise typer.Exit(1)
+
+
+def _everything(foundation: Foundation, rate: float, file: ProgressFile, *, restart: bool) -> Progress:
+    found = None if restart else file.load()
+    progress = Progress(**found) if found else Progress()
+    if progress.last:
+        _say(f"taken up after {progress.studies} studies")
+    verifying = make_verifying(foundation, rate, file.save, quiet=False)
+    try:
+        verifying.everything(progress)
+    except BaseException:
+        file.write(asdict(progress))
+        raise
+    file.clear()
+    return progress
+
+
+def make_verifying(foundation: Foundation, rate: float, save: Any, *, quiet: bool) -> Verifying:
+    care = make_care(foundation)
+    said = time.monotonic()
+
+    def tell(progress: Progress) -> None:
+        nonlocal said
+        if not quiet and time.monotonic() - said >= TOLD_EVERY:
+            said = time.monotonic()
+            _say(_summary(progress))
+
+    return Verifying(
+        foundation.transactions,
+        Verifier(care, Pace(rate * MEGABYTE)),
+        care.studies,
+        utc_now,
+        "operator",
+        save,
+        tell,
+    )
+
+
+def _summary(progress: Progress) -> str:
+    counts = ", ".join(f"{number} {kind}" for kind, number in progress.counts.items())
+    size = progress.bytes / MEGABYTE
+    return f"{progress.studies} studies, {progress.records} instances, {size:.1f} MB: {counts}"
+
+
+def _lines(progress: Progress) -> Iterator[str]:
+    for found in progress.findings:
+        what = found["sop_instance_uid"] or f"{found['length']} bytes"
+        place = f"{found['segment']} at {found['offset']}"
+        yield f"{found['kind']}  {found['study']}  {what}: {found['reason']} ({place})"
+    left_out = sum(progress.counts.values()) - len(progress.findings)
+    if left_out:
+        yield f"and {left_out} more"
+    yield _summary(progress)
+
+
+def _as_json(progress: Progress) -> dict[str, Any]:
+    known = asdict(progress)
+    del known["last"]
+    return known | {"whole": not progress.lost}
+
+
+def _say(text: str) -> None:
+    typer.echo(f"drimbox: {text}", err=True)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """What stops the command: said in one line, exit 1."""
+    try:
+        yield
+    except (AlreadyRunning, InvalidUID, Unavailable, OSError) as error:
+        _say(str(error))
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        _say("stopped; the next run goes on from here")
+        raise typer.Exit(1) from None
