@@ -135,7 +135,7 @@ def test_all_is_well(box: Box) -> None:
     box.agree("pass")
 
 
-@pytest.mark.parametrize("door", ["worker", "mllp"])
+@pytest.mark.parametrize("door", ["worker", pytest.param("mllp", marks=pytest.mark.soak)])
 def test_a_process_is_killed(box: Box, door: str) -> None:
     troubles = {
         "worker": {"worker__heartbeat": "fail"},
@@ -150,6 +150,7 @@ def test_a_process_is_killed(box: Box, door: str) -> None:
     until(lambda: box.changes(probe)[-2:] == [("pass", "fail"), ("fail", "pass")], "both rows", 10)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("door", ["worker", "dicom"])
 def test_a_process_stands_still(box: Box, door: str) -> None:
     troubles = {"worker": {"worker__heartbeat": "fail"}, "dicom": {"dicom__echo": "fail"}}
@@ -161,12 +162,14 @@ def test_a_process_stands_still(box: Box, door: str) -> None:
     box.becomes("pass")
 
 
+@pytest.mark.soak
 def test_the_dmp_refuses_connections(box: Box) -> None:
     box.stage.control("/control/faults", {"where": "dmp", "fault": "refuse_connection", "times": 3})
     box.becomes("warn", dmp__connect="warn")
     until(lambda: not box.stage.control("/control/faults")["dmp"], "the fault to be spent", 20)
 
 
+@pytest.mark.soak
 def test_dmp_and_pro_sante_connect_stand_still(box: Box) -> None:
     world = box.stage.processes[0]
     world.send_signal(signal.SIGSTOP)
@@ -176,6 +179,7 @@ def test_dmp_and_pro_sante_connect_stand_still(box: Box) -> None:
         world.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.soak
 def test_a_stale_whitelist(box: Box) -> None:
     box.stage.control("/control/faults", {"where": "ans", "fault": "unreachable", "times": 1})
     box.stage.run("whitelist", "refresh")
@@ -303,6 +307,7 @@ def replaced(box: Box) -> int:
     return new
 
 
+@pytest.mark.soak
 def test_who_looks_is_killed_and_nobody_outside_notices(box: Box) -> None:
     with Watcher(box) as watcher:
         until(lambda: watcher.count() > 5, "answers")
@@ -320,6 +325,7 @@ def test_who_looks_is_killed_while_all_is_not_well(box: Box) -> None:
         assert set(watcher.words) - {None} == {"fail"}
 
 
+@pytest.mark.soak
 def test_who_looks_hangs_and_the_others_say_so(box: Box) -> None:
     prober = box.web_processes()[0]
     os.kill(prober, signal.SIGSTOP)
