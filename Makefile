@@ -15,10 +15,9 @@ help: ## This list
 demo: $(STAMP) ## The whole story on one machine: PACS, report, DMP, partner
 	$(BIN)/drimbox demo
 
-# Three workers for two cores: many tests wait for a timer or a process. In the order of the names: files of a few long
-# tests would else come last, and alone.
+# Three workers for two cores: many tests wait for a timer or a process.
 test: $(STAMP) tools lint ## Lint, types, contracts and every test but the soaks
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak and not bench"
+	$(BIN)/pytest -n 3 --dist loadfile -m "not soak and not bench"
 
 lint: $(STAMP) ## Ruff, mypy strict, import contracts
 	$(BIN)/ruff check .
