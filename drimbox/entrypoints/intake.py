@@ -120,7 +120,7 @@ class InstanceArrival:
             self._intake.refused(refusal, self._sop, incoming.study)
             raise
         except (Unavailable, OSError) as error:
-            self._incoming = None  # `receive_instance` knows what may be taken back
+            self.abandon()  # without effect on what a row may point to: `receive_instance` let go of it
             log.exception("instance_not_stored", study=incoming.study, reason=str(error))
             raise StoreRefused(
                 Outcome.OUT_OF_RESOURCES, "the appliance cannot store now: try again"

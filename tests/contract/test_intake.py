@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 
 from dicom_store.dicom_json import instance_json
 from dicom_store.header import read_header
-from dicom_store.incoming import MEMORY_BYTES, NOTE_BYTES
+from dicom_store.incoming import MEMORY_BYTES, NOTE_BYTES, Incoming
 from dicom_store.part10 import file_start
 from dicom_store.segment_record import HEADER
 from dicom_store.status import Outcome, StoreRefused
@@ -413,6 +413,26 @@ def test_a_disk_that_fails_to_sync(box: Box, monkeypatch: pytest.MonkeyPatch, nu
     assert outcomes_with(intake, [SHORT_LONG_SHORT[number - 1]]) == [Outcome.STORED]
     assert box.files() == {spec.sop: file_of(spec) for spec in SHORT_LONG_SHORT}
     assert sum(box.sizes()) == sum(map(record_size, SHORT_LONG_SHORT))
+
+
+def test_a_long_instance_that_cannot_be_read_again_spoils_no_later_one(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intake, lost, kept = (
+        box.intake(),
+        InstanceSpec(number=1, pixels=LONG),
+        InstanceSpec(number=2, pixels=LONG),
+    )
+
+    def fail(_self: Incoming) -> Any:
+        raise OSError(errno.ENOMEM, "cannot be mapped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Incoming, "whole", fail)
+        assert send(intake, lost) is Outcome.OUT_OF_RESOURCES
+    assert send(intake, kept) is Outcome.STORED
+    assert box.files() == {kept.command.sop_instance_uid: file_of(kept)}
+    assert box.sizes() == [record_size(kept)]
 
 
 def test_less_room_than_must_remain_is_seen_while_it_arrives(tmp_path: Path, box: Box) -> None:
