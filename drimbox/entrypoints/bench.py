@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -29,19 +30,21 @@ class Bench:
     count: int
     module: str
     function: str
+    orthanc: bool = False  # whether it is a peer of it
 
-    def run(self, directory: Path, count: int) -> dict[str, Any]:
+    def run(self, directory: Path, count: int, **options: Any) -> dict[str, Any]:
         """Measure. Imported only now: no door carries what benchmarks need."""
         measured = getattr(import_module(f"drimbox.entrypoints.{self.module}"), self.function)
-        return cast(dict[str, Any], measured(directory, count))
+        return cast(dict[str, Any], measured(directory, count, **options))
 
 
 BENCHES: Mapping[str, Bench] = {
     "store": Bench(
-        "C-STORE of CT instances of one association, against dcmtk storescp",
-        200,
-        "bench_intake",
+        "C-STORE on one and four associations, against Orthanc and dcmtk storescp",
+        500,
         "bench_store",
+        "bench_store",
+        orthanc=True,
     ),
     "report": Bench(
         "ORU^R01 through the MLLP door, from its first byte to its AA", 200, "bench_reports", "bench_report"
@@ -63,6 +66,7 @@ BENCHES: Mapping[str, Bench] = {
         1300,
         "bench_wado",
         "bench_wado",
+        orthanc=True,
     ),
     "whitelist": Bench(
         "the verification of a signed list, against libxmlsec", 100, "bench_whitelist", "bench_whitelist"
@@ -79,27 +83,34 @@ def bench(
         int | None,
         typer.Option(min=1, help="How many instances, messages or exams; each has its own default."),
     ] = None,
+    orthanc: Annotated[
+        str | None,
+        typer.Option(help="Command that starts the Orthanc to compare with, when not the installed one."),
+    ] = None,
 ) -> None:
     """One benchmark, as JSON. It needs no configuration and leaves nothing behind."""
     from drimbox.entrypoints.demo_stage import StepFailed
 
     if name not in BENCHES:
         raise typer.BadParameter(f"{name!r} is none of {', '.join(BENCHES)}", param_hint="NAME")
+    if orthanc is not None and not BENCHES[name].orthanc:
+        raise typer.BadParameter(f"{name} is not compared with Orthanc", param_hint="--orthanc")
     logs.configure("warning", "console", "bench")
     try:
-        measured = measure(name, count)
+        measured = measure(name, count, orthanc)
     except StepFailed as failure:
         sys.stderr.write(f"drimbox bench {name}: {failure}\n")
         raise typer.Exit(1) from failure
     typer.echo(json.dumps(measured, indent=2))
 
 
-def measure(name: str, count: int | None = None) -> dict[str, Any]:
+def measure(name: str, count: int | None = None, orthanc: str | None = None) -> dict[str, Any]:
     """Run one benchmark in a directory of its own. Raises `StepFailed` when there is nothing to measure."""
+    options = {} if orthanc is None else {"orthanc": shlex.split(orthanc)}
     chosen = BENCHES[name]
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="drimbox-bench-") as directory:
-        figures = chosen.run(Path(directory), count or chosen.count)
+        figures = chosen.run(Path(directory), count or chosen.count, **options)
     return {
         "bench": name,
         "what": chosen.title,

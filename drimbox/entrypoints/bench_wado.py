@@ -16,6 +16,7 @@ from typing import Any
 
 import requests
 
+from drimbox.entrypoints.bench_orthanc import DEBIAN
 from drimbox.entrypoints.bench_wado_clients import (
     check_installed,
     fetch,
@@ -29,8 +30,8 @@ from drimbox.entrypoints.bench_wado_peers import (
     Place,
     behind_proxy,
     bring,
-    open_orthanc,
     orthanc_version,
+    orthanc_with,
     start_appliance_behind_proxy,
     with_mutual_tls,
 )
@@ -70,10 +71,12 @@ class Course:
     plan: Plan
 
 
-def bench_wado(directory: Path, count: int, plan: Plan = Plan()) -> dict[str, Any]:
-    """Retrieval of an exam of `count` instances, search and metadata; medians, and the ratios of the same rounds."""
+def bench_wado(
+    directory: Path, count: int, plan: Plan = Plan(), orthanc: Sequence[str] = DEBIAN
+) -> dict[str, Any]:
+    """Retrieval, search and metadata; medians, ratios of the same rounds. `orthanc`: the command that starts it."""
     check_installed(PROGRAMS)
-    if not PLUGIN.is_file():
+    if orthanc == DEBIAN and not PLUGIN.is_file():
         raise StepFailed("not installed: apt-get install orthanc-dicomweb")
     shared = make_exam(directory / "exam", count)
     searched = make_search_exam(directory / "searched", min(count, SEARCHED))
@@ -85,7 +88,7 @@ def bench_wado(directory: Path, count: int, plan: Plan = Plan()) -> dict[str, An
         start_appliance_behind_proxy(stage)
         kos = bring(stage, (shared, searched))
         ours = behind_proxy(stage, kos)
-        peer = stack.enter_context(open_orthanc(directory / "orthanc", (shared, searched)))
+        peer = stack.enter_context(orthanc_with(directory / "orthanc", (shared, searched), orthanc))
         memory = {"start": memory_mb(ours.process)} | warm_up(ours, course)
         figures = compare(ours, peer, course)
         together = fetch_by_many(ours, course)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import socket
-import subprocess
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,19 +15,28 @@ from urllib.parse import quote, urlsplit
 
 import requests
 
-from drimbox.entrypoints.bench_wado_clients import ENVIRONMENT, LOOPBACK
+from drimbox.entrypoints.bench_orthanc import START_SECONDS, Orthanc, open_orthanc
+from drimbox.entrypoints.bench_wado_clients import LOOPBACK
 from drimbox.entrypoints.bench_wado_exam import Exam
 from drimbox.entrypoints.bench_wado_processes import find_command
-from drimbox.entrypoints.demo_stage import Stage, StepFailed, start_world, wait_for
+from drimbox.entrypoints.demo_stage import Stage, StepFailed, free_port, listens, start_world, wait_for
 from drimbox.simulators.pacs import push_study
 from drimbox.simulators.ris import send_hl7
 from fixtures.reports import make_cda, make_oru
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-START_SECONDS, PUBLISH_SECONDS = 40.0, 120.0
+PUBLISH_SECONDS = 120.0
 TOKEN_SECONDS = 3600
 DICOM = 'Accept: multipart/related; type="application/dicom"; transfer-syntax=*'
 JSON = "Accept: application/dicom+json"
+_ORTHANC = {
+    "DicomServerEnabled": False,
+    "SyncStorageArea": False,  # only how it was filled
+    "KeepAlive": True,
+    "TcpNoDelay": True,
+    "Plugins": [str(PLUGIN)],
+    "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": False, "Ssl": False},
+}
 
 
 @dataclass(frozen=True)
@@ -46,51 +53,22 @@ class Place:
 
 
 @contextmanager
-def open_orthanc(directory: Path, exams: Sequence[Exam]) -> Iterator[Place]:
+def orthanc_with(directory: Path, exams: Sequence[Exam], command: Sequence[str]) -> Iterator[Place]:
     """Orthanc with its DICOMweb plugin as a child, which holds the files of `exams`."""
-    port = free_port()
-    directory.mkdir(parents=True)
-    configuration = directory / "orthanc.json"
-    configuration.write_text(json.dumps(_orthanc_settings(directory, port)), "utf-8")
-    base = f"http://{LOOPBACK}:{port}"
-    with (directory / "orthanc.log").open("w", encoding="utf-8") as log:
-        child = subprocess.Popen(["Orthanc", str(configuration)], stdout=log, stderr=log, env=ENVIRONMENT)  # noqa: S603,S607 our own names
-    try:
-        wait_for(lambda: _answers(f"{base}/system", 200), START_SECONDS, "Orthanc does not listen")
-        _upload(port, [file for exam in exams for file in exam.files])
-        yield Place("orthanc", f"{base}/dicom-web", (DICOM,), f"{base}/dicom-web", (JSON,), child.pid)
-    finally:
-        child.terminate()
-        child.wait()
+    with open_orthanc(directory, _ORTHANC, command=command) as peer:
+        _upload(urlsplit(peer.base).port, [file for exam in exams for file in exam.files])
+        yield Place(
+            "orthanc", f"{peer.base}/dicom-web", (DICOM,), f"{peer.base}/dicom-web", (JSON,), peer.process
+        )
 
 
 def orthanc_version(place: Place) -> dict[str, str]:
     """Versions of the server and of its plugin."""
-    base = place.images.removesuffix("/dicom-web")
-    system = requests.get(f"{base}/system", timeout=10).json()
-    plugin = requests.get(f"{base}/plugins/dicom-web", timeout=10).json()
-    return {"orthanc": system["Version"], "dicomweb": plugin["Version"]}
+    peer = Orthanc(place.images.removesuffix("/dicom-web"), 0, place.process)
+    return {"orthanc": peer.version(), "dicomweb": peer.version("plugins/dicom-web")}
 
 
-def _orthanc_settings(directory: Path, port: int) -> dict[str, Any]:
-    return {
-        "Name": "bench",
-        "StorageDirectory": str(directory / "storage"),
-        "IndexDirectory": str(directory / "storage"),
-        "HttpPort": port,
-        "DicomServerEnabled": False,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "SslEnabled": False,
-        "SyncStorageArea": False,  # only how it was filled
-        "KeepAlive": True,
-        "TcpNoDelay": True,
-        "Plugins": [str(PLUGIN)],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": False, "Ssl": False},
-    }
-
-
-def _upload(port: int, files: Sequence[Path]) -> None:
+def _upload(port: int | None, files: Sequence[Path]) -> None:
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=60)
     try:
         for file in files:
@@ -192,19 +170,6 @@ def set_options(config: Path, rooms: Mapping[str, Mapping[str, Any]]) -> None:
             text = re.sub(inside, r"\1", text, count=1, flags=re.M)
             text = text.replace(f"[{room}]\n", f"[{room}]\n{key} = {json.dumps(value)}\n", 1)
     config.write_text(text, "utf-8")
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
-
-
-def listens(host: str, port: int) -> bool | None:
-    """True when somebody accepts connections there, None when not."""
-    with socket.socket() as probe:
-        return True if probe.connect_ex((host, port)) == 0 else None
 
 
 def _answers(url: str, status: int, authority: str | None = None) -> bool | None:

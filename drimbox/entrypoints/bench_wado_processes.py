@@ -11,6 +11,7 @@ from drimbox.entrypoints.demo_stage import StepFailed
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _FIELDS = {"pss": re.compile(rb"^Pss: +(\d+) kB$", re.M), "rss": re.compile(rb"^Rss: +(\d+) kB$", re.M)}
+_PEAK = re.compile(rb"^VmHWM:\s+(\d+) kB$", re.M)
 _AFTER_NAME = 11  # utime, then stime, counted from behind the name of the command
 
 
@@ -37,6 +38,15 @@ def memory_mb(process: int) -> dict[str, float]:
         for name, field in _FIELDS.items()
     }
     return {"processes": len(members), **sums}
+
+
+def peak_mb(process: int) -> float:
+    """The most that one process ever had resident, in MB of 10^6 bytes."""
+    text = (Path("/proc") / str(process) / "status").read_bytes()
+    found = _PEAK.search(text)
+    if found is None:
+        raise StepFailed(f"process {process} has no VmHWM")
+    return round(int(found[1]) * 1024 / 1e6, 1)
 
 
 def cpu_seconds(process: int) -> float:

@@ -116,7 +116,7 @@ def start_appliance(stage: Stage) -> str:
         host, _, port = address.split("/")[2].rpartition(":")
         places.append((host, int(port)))
     for host, port in places:
-        wait_for(lambda h=host, p=port: _listens(h, p), START_SECONDS, f"nothing listens on {host}:{port}")  # type: ignore[misc]
+        wait_for(lambda h=host, p=port: listens(h, p), START_SECONDS, f"nothing listens on {host}:{port}")  # type: ignore[misc]
     url, authority = f"{doors['public']}/studies/1.2.3", stage.world["ca"]
     wait_for(lambda: _exchanges(url, authority), START_SECONDS, "the whitelist does not name the appliance")
     return f"DICOM {places[0][1]}, MLLP {places[1][1]}, public {doors['public']}; named by the whitelist"
@@ -133,12 +133,20 @@ def wait_for(look: Callable[[], Found | None], seconds: float, otherwise: str) -
     raise StepFailed(f"{otherwise} after {seconds:.0f} s")
 
 
+def free_port() -> int:
+    """A TCP port of the loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def _exchanges(url: str, authority: str) -> bool | None:
     """True once the public door asks for a token: before the first whitelist it refuses everybody (503)."""
     return True if requests.get(url, verify=authority, timeout=10).status_code == 401 else None
 
 
-def _listens(host: str, port: int) -> bool | None:
+def listens(host: str, port: int) -> bool | None:
+    """True when somebody accepts connections there, None when not."""
     try:
         socket.create_connection((host, port), 1).close()
     except OSError:
