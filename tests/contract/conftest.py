@@ -34,6 +34,9 @@ from drimbox.flow.receive_instance import receive_instance
 from drimbox.flow.receive_report import Reception
 from drimbox.flow.reconcile import Reconciling
 from drimbox.flow.settle import Settling
+from drimbox.simulators.appliance_files import drimbox_toml
+from drimbox.simulators.pki import make_pki
+from drimbox.simulators.ports import assign_ports
 from fixtures.certificates import NOW as CERTIFICATE_NOW
 from fixtures.certificates import make_authority, make_leaf
 from fixtures.images import SeriesSpec, StudySpec, study_datasets
@@ -190,6 +193,14 @@ def box(tmp_path: Path) -> Iterator[Box]:
     yield box
     box.archive.close()
     box.database.close()
+
+
+@pytest.fixture(scope="session")
+def toml(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The configuration that the simulators write, and the directory of its certificates; nobody listens."""
+    directory = tmp_path_factory.mktemp("world")
+    pki = make_pki(directory / "pki", datetime.now(UTC))
+    return directory, drimbox_toml(directory, assign_ports(None), pki)
 
 
 @pytest.fixture

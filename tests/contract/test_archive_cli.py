@@ -38,59 +38,13 @@ from drimbox.flow.records import Submission
 from drimbox.settings import load_settings
 from fixtures.archives import DELETED, DEPRECATED, LotSpec, make_archive, write_tree, write_zip
 from fixtures.certificates import make_authority, make_leaf
+from fixtures.configuration import configuration
 from fixtures.reports import ReportSpec, make_cda
 
 STUDY = LotSpec().study
 SIGNER = make_leaf(make_authority(), organizational_unit="1999999999")
 PUBLISHER = Publisher("CENTRE", "1999999999", "BOX-1", "DRIMBox", "1.2.250.1.999.7")
 NOW = datetime(2026, 10, 1, 12, 0, 0, 250_000, tzinfo=UTC)
-CONFIG = """
-[storage]
-root = "{root}/storage"
-minimum_free_bytes = 0
-[database]
-url = "sqlite:///{root}/drimbox.sqlite"
-[mllp]
-senders = []
-[whitelist]
-url = "https://liste.example.fr/liste.xml"
-environment = "test"
-root = "r"
-intermediate = "i"
-root_crl_url = "http://crl.example.fr/r"
-intermediate_crl_url = "http://crl.example.fr/i"
-[dicom]
-ae_title = "DRIMBOX"
-calling_ae_titles = []
-[web]
-public_url = "https://db.example.fr/dicom-web-rs"
-certificate = "x"
-key = "x"
-client_authority = "x"
-[organisation]
-name = "CENTRE"
-structure_id = "1999999999"
-uid_root = "1.2.250.1.999.7"
-device_id = "BOX-1"
-[policy]
-ins_authorities = ["1.2.250.1.213.1.4.10"]
-[dmp]
-repository_url = "https://dmp.example.fr/repository"
-registry_url = "https://dmp.example.fr/registry"
-authority = "x"
-client_certificate = "x"
-client_key = "x"
-signature_certificate = "x"
-signature_key = "x"
-lps_id = "01"
-lps_homologation = "H"
-[psc]
-issuer = "https://psc.example.fr"
-authority = "x"
-client_id = "x"
-client_certificate = "x"
-client_key = "x"
-"""
 
 
 class Box:
@@ -99,7 +53,7 @@ class Box:
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.config = root / "drimbox.toml"
-        self.config.write_text(CONFIG.format(root=root), "utf-8")
+        self.config.write_text(configuration(root), "utf-8")
         self.foundation: Foundation = lay_foundation(load_settings(self.config))
         self.foundation.database.migrate()
         self.count = 0

@@ -9,17 +9,14 @@ import json
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import Engine, create_engine
 
 from dicom_store import dicom_json, frames, metadata_rs
 from dicom_store.archive import Archive, StoredInstance
-from dicom_store.index import Base
 from dicom_store.multipart import media_type_of
 from dicom_store.places import Places
 from drimbox.bootstrap import Foundation, lay_foundation
@@ -27,12 +24,9 @@ from drimbox.entrypoints.internal_door import DepartmentDoor, make_internal_app
 from drimbox.entrypoints.reports_http import make_reports_app
 from drimbox.entrypoints.serving import Serving
 from drimbox.settings import Settings, parse_settings
-from drimbox.simulators.appliance_files import drimbox_toml
-from drimbox.simulators.pki import make_pki
-from drimbox.simulators.ports import assign_ports
 from drimbox.simulators.viewer_account import viewer_account
 from fixtures.images import SeriesSpec, StudySpec, study_datasets, uid
-from fixtures.viewer_door import URL, ViewerDoor
+from fixtures.viewer_door import URL, ViewerDoor, viewer_door
 
 EXPLICIT, JPEG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50"
 SPEC = StudySpec(series=(SeriesSpec("CT", 4), SeriesSpec("NM", 1, frames=3)))
@@ -42,19 +36,10 @@ FRAMES = f"{STUDY}/series/{uid(SPEC, 2)}/instances/{uid(SPEC, 2, 1)}/frames"
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = create_engine(f"sqlite:///{tmp_path / 'index.sqlite'}")
-    Base.metadata.create_all(made)
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
-def door(tmp_path: Path, engine: Engine) -> Iterator[ViewerDoor]:
-    made = ViewerDoor(tmp_path, engine)
-    made.put(*study_datasets(SPEC), *study_datasets(OTHER))
-    yield made
-    made.close()
+def door(tmp_path: Path) -> Iterator[ViewerDoor]:
+    with viewer_door(tmp_path) as made:
+        made.put(*study_datasets(SPEC), *study_datasets(OTHER))
+        yield made
 
 
 # --- the event loop
@@ -159,13 +144,6 @@ def test_fragments_of_an_answer_are_counted(door: ViewerDoor, monkeypatch: pytes
 
 
 # --- the other rooms of the internal listener
-
-
-@pytest.fixture(scope="module")
-def toml(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    directory = tmp_path_factory.mktemp("world")
-    pki = make_pki(directory / "pki", datetime.now(UTC))
-    return directory, drimbox_toml(directory, assign_ports(None), pki)
 
 
 @pytest.fixture

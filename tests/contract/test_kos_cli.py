@@ -11,8 +11,9 @@ from click.testing import Result
 from pydicom import dcmread
 from typer.testing import CliRunner
 
-from drimbox.entrypoints import configuration
+from drimbox.entrypoints import configuration as places
 from drimbox.entrypoints.kos_cli import default_base, kos_app
+from fixtures.configuration import configuration
 from fixtures.images import SeriesSpec, StudySpec, make_study
 from fixtures.reports import ActSpec, OrderSpec, ReportSpec, make_cda
 
@@ -45,7 +46,7 @@ class Case:
 @pytest.fixture
 def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(configuration, "PLACES", (Path("drimbox.toml"),))
+    monkeypatch.setattr(places, "PLACES", (Path("drimbox.toml"),))
     return Case(tmp_path)
 
 
@@ -192,63 +193,15 @@ def test_files_that_are_no_manifest(tmp_path: Path) -> None:
 
 def test_default_base_is_that_of_the_configuration(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_base() is None
-    configuration = Path("drimbox.toml")
-    configuration.write_text(_CONFIGURATION)
-    assert default_base() == "https://db.example.fr/dicom-web-rs"
-    configuration.rename("elsewhere.toml")
+    path = Path("drimbox.toml")
+    rooms = {"web": {"public_url": f"{BASE}/"}, "organisation": {"manufacturer": "MAKER"}}
+    path.write_text(configuration(Path("data"), **rooms))
+    assert default_base() == BASE
+    path.rename("elsewhere.toml")
     monkeypatch.setenv("DRIMBOX_CONFIG", "elsewhere.toml")
     built = case.build(base=None)
     assert built.exit_code == 0, built.stderr
     dataset = dcmread(case.out)
     assert dataset.Manufacturer == "MAKER"
     url = dataset.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].RetrieveURL
-    assert url.startswith("https://db.example.fr/dicom-web-rs/studies/")
-
-
-_CONFIGURATION = """
-[storage]
-root = "data"
-[database]
-url = "sqlite:///data/x.sqlite"
-[mllp]
-senders = []
-[whitelist]
-url = "https://liste.example.fr/liste.xml"
-environment = "test"
-root = "r"
-intermediate = "i"
-root_crl_url = "http://crl.example.fr/r"
-intermediate_crl_url = "http://crl.example.fr/i"
-[dicom]
-ae_title = "DRIMBOX"
-calling_ae_titles = []
-[web]
-public_url = "https://db.example.fr/dicom-web-rs/"
-certificate = "c"
-key = "k"
-client_authority = "a"
-[organisation]
-name = "Centre"
-structure_id = "1999999999"
-uid_root = "1.2.250.1.999"
-device_id = "D1"
-manufacturer = "MAKER"
-[policy]
-ins_authorities = ["1.2.250.1.213.1.4.10"]
-[dmp]
-repository_url = "https://dmp/repository"
-registry_url = "https://dmp/registry"
-authority = "a"
-client_certificate = "c"
-client_key = "k"
-signature_certificate = "c"
-signature_key = "k"
-lps_id = "1"
-lps_homologation = "1"
-[psc]
-issuer = "https://psc"
-authority = "a"
-client_id = "id"
-client_certificate = "c"
-client_key = "k"
-"""
+    assert url.startswith(f"{BASE}/studies/")

@@ -21,6 +21,7 @@ from drimbox.entrypoints.cli import app
 from drimbox.flow import exams
 from drimbox.flow.keep_report import Arrival
 from drimbox.settings import load_settings
+from fixtures.configuration import configuration
 from fixtures.reports import ReportSpec, frame, make_cda, make_mdm, make_omi, make_oru, replacement_of
 
 STUDY = "1.2.250.1.999.1.901"  # of the default report
@@ -29,57 +30,8 @@ ORU = make_oru(make_cda(SPEC), SPEC)
 ORPHAN = replacement_of(SPEC, "1.2.250.1.999.7.9.2")
 REPLACEMENT = make_mdm(make_cda(ORPHAN), ORPHAN, order_control="RO")
 PATIENT = (SPEC.birth_family, SPEC.ins, SPEC.ipp)
-CONFIG = """
-[storage]
-root = "{root}/storage"
-minimum_free_bytes = 0
-[database]
-url = "sqlite:///{root}/drimbox.sqlite"
-[dicom]
-ae_title = "DRIMBOX"
-calling_ae_titles = []
-[mllp]
-senders = {senders}
-[whitelist]
-url = "https://liste.example.fr/liste.xml"
-environment = "test"
-root = "r"
-intermediate = "i"
-root_crl_url = "http://crl.example.fr/r"
-intermediate_crl_url = "http://crl.example.fr/i"
-[web]
-public_url = "https://db.example.fr/dicom-web-rs"
-certificate = "x"
-key = "x"
-client_authority = "x"
-[organisation]
-name = "CENTRE"
-structure_id = "1999999999"
-uid_root = "1.2.250.1.999.7"
-device_id = "BOX-1"
-[policy]
-ins_authorities = ["1.2.250.1.213.1.4.10"]
-{policy}
-[inbox]
-keep_days = {keep_days}
-[dmp]
-repository_url = "https://dmp.example.fr/repository"
-registry_url = "https://dmp.example.fr/registry"
-authority = "x"
-client_certificate = "x"
-client_key = "x"
-signature_certificate = "x"
-signature_key = "x"
-lps_id = "01"
-lps_homologation = "H"
-[psc]
-issuer = "https://psc.example.fr"
-authority = "x"
-client_id = "x"
-client_certificate = "x"
-client_key = "x"
-"""
-RIS = '[{ name = "RIS", addresses = ["127.0.0.0/8"] }]'
+RIS = {"name": "RIS", "addresses": ["127.0.0.0/8"]}
+SETTINGS: dict[str, dict[str, Any]] = {"mllp": {"senders": [RIS]}, "inbox": {"keep_days": 365}}
 
 
 class Box:
@@ -91,9 +43,8 @@ class Box:
         self.configure()
         self.foundation.database.migrate()
 
-    def configure(self, *, senders: str = RIS, policy: str = "", keep_days: int = 365) -> None:
-        text = CONFIG.format(root=self.root, senders=senders, policy=policy, keep_days=keep_days)
-        self.config.write_text(text, "utf-8")
+    def configure(self, **rooms: dict[str, Any]) -> None:
+        self.config.write_text(configuration(self.root, **(SETTINGS | rooms)), "utf-8")
         if hasattr(self, "foundation"):
             self.foundation.database.close()
         self.foundation: Foundation = lay_foundation(load_settings(self.config))
@@ -136,7 +87,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
 
 
 def test_a_refused_orphan_is_taken_once_the_setting_is_changed(box: Box) -> None:
-    box.configure(policy="orphan_replacement = false")
+    box.configure(policy={"orphan_replacement": False})
     assert b"MSA|AE" in (box.hl7(REPLACEMENT) or b"")
     (row,) = box.json("list", "--refused")
     assert (row["kind"], row["code"], row["sender"], row["studies"]) == (
@@ -152,7 +103,7 @@ def test_a_refused_orphan_is_taken_once_the_setting_is_changed(box: Box) -> None
     assert "MSA|AE|RIS-000902" in refused.stdout
     assert "refused again: the document to replace is not known here" in refused.stderr
 
-    box.configure(policy="orphan_replacement = true")
+    box.configure(policy={"orphan_replacement": True})
     accepted = box.json("replay", row["short"])
     assert (accepted["verdict"], accepted["replay_of"], accepted["door"]) == ("AA", row["id"], "mllp")
     assert "MSA|AA|RIS-000902" in accepted["acknowledgement"]
@@ -186,16 +137,16 @@ def test_an_old_deletion_order_does_not_undo_what_came_since(box: Box) -> None:
 
 
 def test_a_sender_that_is_gone_from_the_settings(box: Box) -> None:
-    box.configure(policy="orphan_replacement = false")
+    box.configure(policy={"orphan_replacement": False})
     box.hl7(REPLACEMENT)
     (row,) = box.json("list")
-    box.configure(senders='[{ name = "OTHER", addresses = ["127.0.0.1"] }]')
+    box.configure(mllp={"senders": [{"name": "OTHER", "addresses": ["127.0.0.1"]}]})
     done = box.run("replay", row["id"], status=1)
     assert done.stderr == "drimbox: its sender RIS is no longer in mllp.senders: put it back, or send again\n"
 
 
 def test_a_sender_that_was_not_named_yet(box: Box) -> None:
-    box.configure(senders='[{ name = "RIS", addresses = ["127.0.0.1"], application = "SOMEBODY" }]')
+    box.configure(mllp={"senders": [{**RIS, "application": "SOMEBODY"}]})
     box.hl7(ORU)
     (row,) = box.json("list")
     assert box.json("show", row["id"])["todo"]["setting"] == "mllp.senders"
@@ -204,7 +155,7 @@ def test_a_sender_that_was_not_named_yet(box: Box) -> None:
 
 
 def test_a_bare_cda_by_http(box: Box) -> None:
-    box.configure(policy="orphan_replacement = false")
+    box.configure(policy={"orphan_replacement": False})
     with pytest.raises(ReportRefused):
         box.cda(make_cda(ORPHAN))
     (row,) = box.json("list")
@@ -303,7 +254,7 @@ def test_damaged_bytes_are_said(box: Box) -> None:
 
 
 def test_purge_then_show_then_replay(box: Box) -> None:
-    box.configure(policy="orphan_replacement = false")
+    box.configure(policy={"orphan_replacement": False})
     box.hl7(ORU.replace(b"|2.5|", b"|2.9|"), timedelta(days=366))
     box.cda(make_cda(SPEC), timedelta(days=366))
     box.hl7(b"hello\r", timedelta(days=364))
@@ -322,7 +273,7 @@ def test_purge_then_show_then_replay(box: Box) -> None:
 
 
 def test_zero_days_keep_for_ever(box: Box) -> None:
-    box.configure(keep_days=0)
+    box.configure(inbox={"keep_days": 0})
     box.hl7(b"hello\r", timedelta(days=9000))
     done = box.run("purge")
     assert done.stdout == "0 messages: 0 documents deleted\n"

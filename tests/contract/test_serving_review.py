@@ -183,26 +183,26 @@ async def refuse(request: HttpRequest, resource: Resource, receive: Receive) -> 
 @pytest.mark.parametrize("path", ["/b/studies/1.2.3", "/nothing"])
 def test_a_refusal_that_nobody_reads_holds_no_place(path: str) -> None:
     """A stranger need only ask often on one connection, and never read: what is sent then waits."""
+    places, deaf = Places(1), Deaf()
 
     async def story() -> None:
-        places, deaf = Places(1), Deaf()
         door = Door("/b", IMAGES, refuse, places, stall_timeout=0.3)
         serving = asyncio.ensure_future(door(deaf.scope(path), deaf.receive, deaf.send))
         await asyncio.wait_for(deaf.blocked.wait(), PATIENCE)
         assert places.taken == 0
         await asyncio.wait_for(serving, PATIENCE)
-        assert deaf.aborted == 1
 
     asyncio.run(story())
+    assert deaf.aborted == 1
 
 
 @pytest.mark.parametrize(("method", "taken"), [("GET", 0), ("HEAD", 0), ("HEAD", 1)])
 def test_an_answer_whose_head_nobody_takes_is_given_up(method: str, taken: int) -> None:
     """The head of the second answer waits behind the first one, of which nothing is read."""
+    deaf = Deaf(taken)
 
     async def story() -> None:
-        deaf = Deaf(taken)
-        with ThreadPoolExecutor(1) as disk, pytest.raises(Stalled):
+        with ThreadPoolExecutor(1) as disk:
             await asyncio.wait_for(
                 transmit(
                     Transfer(200, {}, body_of(b"x")),
@@ -215,7 +215,9 @@ def test_an_answer_whose_head_nobody_takes_is_given_up(method: str, taken: int) 
                 PATIENCE,
             )
 
-    asyncio.run(story())
+    with pytest.raises(Stalled):
+        asyncio.run(story())
+    assert deaf.blocked.is_set()
 
 
 # --- the disk

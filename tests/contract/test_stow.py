@@ -13,14 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import uvicorn
 from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset
@@ -39,11 +37,9 @@ from drimbox.entrypoints import intake
 from drimbox.entrypoints.dicomweb_store import DicomWebStore, RequestIntake
 from drimbox.entrypoints.http_protocol import BoundedProtocol
 from drimbox.settings import Settings, parse_settings
-from drimbox.simulators.appliance_files import drimbox_toml
-from drimbox.simulators.pki import make_pki
-from drimbox.simulators.ports import assign_ports
 from drimbox.simulators.viewer_account import viewer_account
 from fixtures.images import SeriesSpec, StudySpec, study_datasets, uid
+from fixtures.listener import Listener, listener_of
 from fixtures.notes import note_dataset
 
 PATIENCE = 10.0
@@ -110,43 +106,10 @@ class House:
             return [json.loads(row[0])["reason"] for row in rows]
 
 
-class Listener:
-    """One uvicorn for the module; each test puts its own door behind it."""
-
-    def __init__(self) -> None:
-        self.door: Door | None = None
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            self, http=BoundedProtocol, loop="uvloop", lifespan="off", log_config=None,
-            timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
-        self.port = int(self.socket.getsockname()[1])
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        assert self.door is not None
-        await self.door(scope, receive, send)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/dicomweb"
-
-
 @pytest.fixture(scope="module")
 def listener() -> Iterator[Listener]:
-    made = Listener()
-    made.thread.start()
-    yield made
-    made.server.should_exit = True
-    made.thread.join(PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def toml(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    directory = tmp_path_factory.mktemp("world")
-    pki = make_pki(directory / "pki", datetime.now(UTC))
-    return directory, drimbox_toml(directory, assign_ports(None), pki)
+    with listener_of("/dicomweb", http=BoundedProtocol, loop="uvloop") as made:
+        yield made
 
 
 @pytest.fixture
@@ -161,7 +124,7 @@ def make_house(toml: tuple[Path, str], tmp_path: Path, listener: Listener) -> It
             room: getattr(settings, room).model_copy(update=changes) for room, changes in rooms.items()
         }
         house = House(settings.model_copy(update=changed), directory, places)
-        listener.door = house.door
+        listener.application = house.door
         made.append(house)
         return house
 

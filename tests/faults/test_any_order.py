@@ -40,10 +40,14 @@ CODES = (
 )
 
 
+Approved = list[tuple[Any, str]]  # instances listed, INS of the patient
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Two exams, told to an appliance and to what is expected of it."""
 
     make: Callable[[], tuple[Any, Any, Any]]  # inside, registry model, rules
+    ends: list[tuple[Approved, Approved]]  # of each exam: what is Approved in the end, and what was to be
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,7 +169,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     def _check(self, exam: Any) -> None:
         approved = [(held.listed, held.patient.partition("^")[0]) for held in self.dmp.approved(exam.study)]
-        assert approved == ([(exam.listed, exam.patient)] if exam.due else []), self._told(exam)
+        wanted = [(exam.listed, exam.patient)] if exam.due else []
+        self.ends.append((approved, wanted))
+        assert approved == wanted, self._told(exam)
         if not self.inside.known(exam.study):
             return
         held = (one for one in self.dmp.documents.values() if one.study == exam.study)
@@ -215,7 +221,8 @@ def test_the_registry_ends_as_the_facts_want(
             inside = make_inside(root=Path(directory) / str(next(numbers)), clock=clock, dmp=dmp)
             return inside, dmp, rules
 
-        machine = type("AnyOrder", (AnyOrder,), {"make": staticmethod(make)})
+        ends: list[tuple[Approved, Approved]] = []
+        machine = type("AnyOrder", (AnyOrder,), {"make": staticmethod(make), "ends": ends})
         run_state_machine_as_test(
             machine,
             settings=settings(
@@ -228,3 +235,5 @@ def test_the_registry_ends_as_the_facts_want(
                 suppress_health_check=list(HealthCheck),
             ),
         )
+        assert len(ends) >= 2 * examples
+        assert [end for end in ends if end[0] != end[1]] == []

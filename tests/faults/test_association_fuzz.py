@@ -11,9 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +44,7 @@ from fixtures.raw_association import (
 from fixtures.sinks import Recorder
 
 MAXIMUM = 50_000
+EVERY_ANSWER = {2, 3, 4, 6, 7}  # A-ASSOCIATE-AC and -RJ, P-DATA-TF, A-RELEASE-RP, A-ABORT
 CONTEXTS = {
     1: (SECONDARY_CAPTURE, (EXPLICIT,)),
     3: (SECONDARY_CAPTURE, (IMPLICIT,)),
@@ -86,31 +85,61 @@ class Room:
         with self.ours:
             Association(self.ours, self.place, self.connections, self.terms).run()
 
-    def check(self) -> None:
-        """After its end, whatever happened."""
-        assert not self.place.associated
-        assert self.recorder.closed == len(self.recorder.opened) <= 1
-        assert all(one.ending in ("complete", "abandoned") for one in self.recorder.arrivals)
-        assert all(len(data) <= MAXIMUM for _, data in self.recorder.requests)
-        assert len(self.recorder.requests) <= sum(one.ending == "complete" for one in self.recorder.arrivals)
+    def broken(self) -> list[str]:
+        """After its end, whatever happened: the promises that were not kept."""
+        recorder = self.recorder
+        endings = [one.ending for one in recorder.arrivals]
         self.connections.leave(self.ours)
-        assert self.connections.wait_until_none(0)
+        return unkept(
+            {
+                "it is associated no longer": not self.place.associated,
+                "the sink was closed, once": recorder.closed == len(recorder.opened) <= 1,
+                "every arrival came to an end": set(endings) <= {"complete", "abandoned"},
+                "nothing was stored above the limit": all(
+                    len(data) <= MAXIMUM for _, data in recorder.requests
+                ),
+                "only what was complete was stored": len(recorder.requests) <= endings.count("complete"),
+                "no connection is left": self.connections.wait_until_none(0),
+            }
+        )
 
     def said(self) -> list[int]:
-        """Types of the PDUs that it sent, all whole, and nothing after the last."""
+        """Types of the PDUs that it sent, all whole."""
         kinds: list[int] = []
-        while True:
-            kind, _ = self.peer.receive()
-            if not kind:
-                break
+        while kind := self.peer.receive()[0]:
             kinds.append(kind)
-        assert all(kind not in (3, 6, 7) for kind in kinds[:-1]), "after a last PDU nothing is said"
-        assert set(kinds) <= {2, 3, 4, 6, 7}
-        assert 2 not in kinds[1:]
         return kinds
 
 
-def play(data: bytes) -> Room:
+def unkept(promises: dict[str, bool]) -> list[str]:
+    return [promise for promise, kept in promises.items() if not kept]
+
+
+def misspoken(kinds: list[int]) -> list[str]:
+    """What no acceptor may say (PS3.8 9.2)."""
+    return unkept(
+        {
+            "nothing is said after a last PDU": not {3, 6, 7}.intersection(kinds[:-1]),
+            "only an acceptor's PDUs": set(kinds) <= {2, 3, 4, 6, 7},
+            "accepted at first or never": 2 not in kinds[1:],
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Played:
+    """A session that is over. `broken`: the promises that were not kept."""
+
+    room: Room
+    kinds: list[int]
+    broken: list[str]
+
+    @property
+    def stored(self) -> list[bytes]:
+        return [data for _, data in self.room.recorder.requests]
+
+
+def play(data: bytes) -> Played:
     """All of it at once, then the end: in this thread."""
     room = Room()
     room.peer.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -120,18 +149,14 @@ def play(data: bytes) -> Room:
     room.peer.connection.settimeout(5)
     room.peer.connection.shutdown(socket.SHUT_WR)
     room.run()
-    room.kinds = room.said()  # type: ignore[attr-defined]
+    kinds = room.said()
     room.peer.connection.close()
-    room.check()
-    return room
+    return Played(room, kinds, [*misspoken(kinds), *room.broken()])
 
 
-@contextmanager
-def no_leak() -> Iterator[None]:
-    """Neither file descriptors nor threads."""
-    before = len([*Path("/proc/self/fd").iterdir()]), threading.active_count()
-    yield
-    assert (len([*Path("/proc/self/fd").iterdir()]), threading.active_count()) == before
+def held() -> tuple[int, int]:
+    """File descriptors and threads of this process."""
+    return len([*Path("/proc/self/fd").iterdir()]), threading.active_count()
 
 
 # --- recorded sessions, mutated -----------------------------------------------------------------------------
@@ -149,10 +174,10 @@ SESSIONS = (
 
 
 def test_the_sessions_are_sound() -> None:
-    assert [play(session).kinds for session in SESSIONS] == [  # type: ignore[attr-defined]
-        [2, 4, 6], [2, 4, 6], [2, 4, 6], [2, 4], [2, 6],
-    ]  # fmt: skip
-    assert [data for _, data in play(SESSIONS[0]).recorder.requests] == [DATA]
+    played = [play(session) for session in SESSIONS]
+    assert [one.kinds for one in played] == [[2, 4, 6], [2, 4, 6], [2, 4, 6], [2, 4], [2, 6]]
+    assert [one.broken for one in played] == [[]] * len(SESSIONS)
+    assert played[0].stored == [DATA]
 
 
 def mutant(dice: random.Random) -> bytes:
@@ -189,21 +214,27 @@ def starts(session: bytes | bytearray) -> list[int]:
     return found
 
 
-def fuzz(cases: int, seed: int) -> None:
-    dice = random.Random(seed)
-    with no_leak():
-        for number in range(cases):
-            data = mutant(dice)
-            try:
-                play(data)
-            except BaseException:
-                print(f"case {number} of seed {seed}: {data.hex()}")
-                raise
+def fuzz(cases: int, seed: int) -> tuple[set[int], list[str]]:
+    """Types of the PDUs that were said to mutants, and each case that broke a promise."""
+    dice, kinds, broken = random.Random(seed), set[int](), list[str]()
+    for number in range(cases):
+        data = mutant(dice)
+        case = f"case {number} of seed {seed}: {data.hex()}"
+        try:
+            played = play(data)
+        except BaseException as error:
+            error.add_note(case)
+            raise
+        kinds.update(played.kinds)
+        broken += [f"{promise}: {case}" for promise in played.broken]
+    return kinds, broken
 
 
 @pytest.mark.filterwarnings("ignore")  # pydicom warns of the UIDs of hostile requests
 def test_mutants_of_sessions() -> None:
-    fuzz(1400, 20260101)
+    before = held()
+    assert fuzz(1400, 20260101) == (EVERY_ANSWER, [])
+    assert held() == before
 
 
 @pytest.mark.soak
@@ -211,22 +242,24 @@ def test_mutants_of_sessions() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(10))
 def test_many_mutants_of_sessions(seed: int) -> None:
-    fuzz(11_000, seed)
+    before = held()
+    assert fuzz(11_000, seed) == (EVERY_ANSWER, [])
+    assert held() == before
 
 
 def test_cut_at_every_byte() -> None:
     """An association that dies at every byte of an instance: it is stored whole or not at all."""
-    session = REQUEST + STORE
-    with no_leak():
-        for length in range(len(session) + 1):
-            room = play(session[:length])
-            if length < len(session):
-                assert room.recorder.requests == []
-                assert not room.recorder.arrivals or room.recorder.arrivals[0].ending == "abandoned"
-                within = length >= len(REQUEST) + 12  # the headers of the first PDU and of its PDV
-                assert bool(room.refused) == (within or 0 < length < len(REQUEST))
-            else:
-                assert [data for _, data in room.recorder.requests] == [DATA]
+    session, before = REQUEST + STORE, held()
+    for length in range(len(session)):
+        played = play(session[:length])
+        arrivals = played.room.recorder.arrivals
+        assert (played.broken, played.stored) == ([], [])
+        assert [one.ending for one in arrivals] in ([], ["abandoned"])
+        within = length >= len(REQUEST) + 12  # the headers of the first PDU and of its PDV
+        assert bool(played.room.refused) == (within or 0 < length < len(REQUEST))
+    whole = play(session)
+    assert (whole.broken, whole.stored) == ([], [DATA])
+    assert held() == before
 
 
 # --- time ---------------------------------------------------------------------------------------------------
@@ -240,27 +273,28 @@ def test_a_request_has_a_time_of_its_own() -> None:
     assert time.monotonic() - started < 3
     assert room.peer.receive() == (0, b"")
     room.peer.connection.close()
-    room.check()
+    assert room.broken() == []
 
 
 def test_a_slow_pdu_does_not_shorten_the_silence_that_follows() -> None:
     """The rest of one deadline is not the next one."""
-    with no_leak():
-        room = Room(seconds=1.0)
-        served = threading.Thread(target=room.run)
-        served.start()
-        room.peer.associate(CONTEXTS)
-        first = next(iter(raw.message(5, raw.echo_command(), None)))
-        for part in (first[:10], first[10:20], first[20:]):
-            time.sleep(0.28)
-            room.peer.send(part)
-        assert raw.number(room.peer.answer(), 0x900) == 0
-        time.sleep(0.8)
-        assert room.peer.echo() == 0
-        room.peer.release()
-        room.peer.connection.close()
-        served.join(5)
-    room.check()
+    before = held()
+    room = Room(seconds=1.0)
+    served = threading.Thread(target=room.run)
+    served.start()
+    room.peer.associate(CONTEXTS)
+    first = next(iter(raw.message(5, raw.echo_command(), None)))
+    for part in (first[:10], first[10:20], first[20:]):
+        time.sleep(0.28)
+        room.peer.send(part)
+    assert raw.number(room.peer.answer(), 0x900) == 0
+    time.sleep(0.8)
+    assert room.peer.echo() == 0
+    room.peer.release()
+    room.peer.connection.close()
+    served.join(5)
+    assert held() == before
+    assert room.broken() == []
 
 
 # --- the state machine --------------------------------------------------------------------------------------
@@ -271,6 +305,8 @@ CONTEXT = st.sampled_from([1, 3])
 
 class Hostile(RuleBasedStateMachine):
     """A peer that does what is right and then what is wrong, beside a model of what must come of it."""
+
+    ends: list[list[str]]  # of each association: the promises that were not kept
 
     @initialize()
     def associate(self) -> None:
@@ -391,7 +427,8 @@ class Hostile(RuleBasedStateMachine):
     def finish(self) -> None:
         self.thread.join(10)
         assert not self.thread.is_alive(), "it hangs"
-        self.room.check()
+        self.ends.append(self.room.broken())
+        assert self.ends[-1] == []
         assert [data for _, data in self.room.recorder.requests] == self.kept
 
     def teardown(self) -> None:
@@ -401,22 +438,30 @@ class Hostile(RuleBasedStateMachine):
         self.finish()
 
 
-def run_machine(examples: int) -> None:
-    with no_leak():
-        run_state_machine_as_test(
-            Hostile,
-            settings=settings(
-                max_examples=examples, stateful_step_count=12, deadline=None, database=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )  # fmt: skip
+def run_machine(examples: int) -> list[list[str]]:
+    """Of each association that ended: the promises that were not kept."""
+    ends: list[list[str]] = []
+    run_state_machine_as_test(
+        type("Hostile", (Hostile,), {"ends": ends}),
+        settings=settings(
+            max_examples=examples, stateful_step_count=12, deadline=None, database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )  # fmt: skip
+    return ends
 
 
 def test_any_order_of_right_and_wrong() -> None:
-    run_machine(150)
+    before, ends = held(), run_machine(150)
+    assert len(ends) >= 150
+    assert [end for end in ends if end] == []
+    assert held() == before
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_very_many_orders_of_right_and_wrong() -> None:
-    run_machine(3000)
+    before, ends = held(), run_machine(3000)
+    assert len(ends) >= 3000
+    assert [end for end in ends if end] == []
+    assert held() == before

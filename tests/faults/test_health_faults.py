@@ -13,13 +13,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 
@@ -41,6 +41,22 @@ EVERY = {
 }
 
 
+class Told(NamedTuple):
+    """The public word, and the probes that are not well, and how."""
+
+    word: str | None
+    troubled: dict[str, str]
+
+
+WELL = Told("pass", {})
+LOCKED = Told("fail", {"database:write": "fail", "worker:heartbeat": "fail"})
+SILENT = {  # what is told when that door is
+    "worker": Told("warn", {"worker:heartbeat": "fail"}),
+    "mllp": Told("warn", {"mllp:connect": "fail", "mllps:connect": "fail"}),
+    "dicom": Told("warn", {"dicom:echo": "fail"}),
+}
+
+
 @dataclass
 class Box(HealthBox):
     """All doors; `volume`: the images have a volume of their own, which can be filled."""
@@ -55,29 +71,19 @@ class Box(HealthBox):
         """The probes that are not well, and how."""
         return {name: state for name, state in self.checks().items() if state != "pass"}
 
-    def becomes(self, word: str, **probes: str) -> None:
-        """Within two periods: exactly these probes in trouble (`__` for the colon), and the public word."""
-        wanted = {name.replace("__", ":").replace("_", "-"): state for name, state in probes.items()}
-        seen: list[Any] = []
+    def comes_to(self, expected: Told) -> Told:
+        """What is told: `expected` as soon as it is, or whatever it is after two periods."""
+        deadline = time.monotonic() + BOUND
+        while (told := Told(self.word(), self.troubled())) != expected and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return told
 
-        def look() -> bool:
-            seen[:] = [self.word(), self.troubled()]
-            return seen == [word, wanted]
-
-        try:
-            until(look, f"{word} with {wanted}", BOUND)
-        except AssertionError as error:
-            raise AssertionError(f"{error}; seen: {seen}") from error
-
-    def agree(self, word: str) -> None:
-        """The operator reads what the public is told, by the command and by the metrics."""
+    def operator_reads(self) -> tuple[str, int, Told]:
+        """By `drimbox health`: the word and the exit status; by the metrics: what the public is told, and why."""
         done = self.stage.run("health", "--json")
-        assert (json.loads(done.stdout)["status"], done.returncode) == (word, int(word == "fail"))
         whole, probes = self.metrics()
-        assert (whole, {name: one for name, one in probes.items() if one != "pass"}) == (
-            word,
-            self.troubled(),
-        )
+        troubled = {name: state for name, state in probes.items() if state != "pass"}
+        return json.loads(done.stdout)["status"], done.returncode, Told(whole, troubled)
 
     def changes(self, probe: str) -> list[tuple[str, str]]:
         """(before, after) of each row of the trace about it."""
@@ -123,58 +129,54 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
 @pytest.fixture(autouse=True)
 def _well_before_and_after(box: Box) -> Iterator[None]:
-    box.becomes("pass")
+    assert box.comes_to(WELL) == WELL
     yield
-    box.becomes("pass")
+    assert box.comes_to(WELL) == WELL
 
 
 # --- what images can be served without: a warning
 
 
 def test_all_is_well(box: Box) -> None:
-    box.agree("pass")
+    assert box.operator_reads() == ("pass", 0, WELL)
 
 
 @pytest.mark.parametrize("door", ["worker", pytest.param("mllp", marks=pytest.mark.soak)])
 def test_a_process_is_killed(box: Box, door: str) -> None:
-    troubles = {
-        "worker": {"worker__heartbeat": "fail"},
-        "mllp": {"mllp__connect": "fail", "mllps__connect": "fail"},
-    }
     box.end(door, signal.SIGKILL)
-    box.becomes("warn", **troubles[door])
-    box.agree("warn")
+    assert box.comes_to(SILENT[door]) == SILENT[door]
+    assert box.operator_reads() == ("warn", 0, SILENT[door])
     box.start(door)
-    box.becomes("pass")
-    probe = next(iter(troubles[door])).replace("__", ":")
+    assert box.comes_to(WELL) == WELL
+    probe = next(iter(SILENT[door].troubled))
     until(lambda: box.changes(probe)[-2:] == [("pass", "fail"), ("fail", "pass")], "both rows", 10)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("door", ["worker", "dicom"])
 def test_a_process_stands_still(box: Box, door: str) -> None:
-    troubles = {"worker": {"worker__heartbeat": "fail"}, "dicom": {"dicom__echo": "fail"}}
     box.processes[door].send_signal(signal.SIGSTOP)
     try:
-        box.becomes("warn", **troubles[door])
+        assert box.comes_to(SILENT[door]) == SILENT[door]
     finally:
         box.processes[door].send_signal(signal.SIGCONT)
-    box.becomes("pass")
+    assert box.comes_to(WELL) == WELL
 
 
 @pytest.mark.soak
 def test_the_dmp_refuses_connections(box: Box) -> None:
     box.stage.control("/control/faults", {"where": "dmp", "fault": "refuse_connection", "times": 3})
-    box.becomes("warn", dmp__connect="warn")
+    lost = Told("warn", {"dmp:connect": "warn"})
+    assert box.comes_to(lost) == lost
     until(lambda: not box.stage.control("/control/faults")["dmp"], "the fault to be spent", 20)
 
 
 @pytest.mark.soak
 def test_dmp_and_pro_sante_connect_stand_still(box: Box) -> None:
-    world = box.stage.processes[0]
+    world, lost = box.stage.processes[0], Told("warn", {"dmp:connect": "warn", "psc:connect": "warn"})
     world.send_signal(signal.SIGSTOP)
     try:
-        box.becomes("warn", dmp__connect="warn", psc__connect="warn")
+        assert box.comes_to(lost) == lost
     finally:
         world.send_signal(signal.SIGCONT)
 
@@ -183,7 +185,8 @@ def test_dmp_and_pro_sante_connect_stand_still(box: Box) -> None:
 def test_a_stale_whitelist(box: Box) -> None:
     box.stage.control("/control/faults", {"where": "ans", "fault": "unreachable", "times": 1})
     box.stage.run("whitelist", "refresh")
-    box.becomes("warn", whitelist__state="warn")
+    stale = Told("warn", {"whitelist:state": "warn"})
+    assert box.comes_to(stale) == stale
     box.stage.run("whitelist", "refresh")
 
 
@@ -193,8 +196,9 @@ def test_a_stale_whitelist(box: Box) -> None:
 def test_absent_from_the_whitelist(box: Box) -> None:
     box.stage.control("/control/faults", {"where": "ans", "fault": "without_us", "times": 1})
     box.stage.run("whitelist", "refresh")
-    box.becomes("fail", whitelist__state="fail")
-    box.agree("fail")
+    absent = Told("fail", {"whitelist:state": "fail"})
+    assert box.comes_to(absent) == absent
+    assert box.operator_reads() == ("fail", 1, absent)
     box.stage.run("whitelist", "refresh")
 
 
@@ -204,8 +208,9 @@ def test_the_certificate_of_the_door_has_expired(box: Box) -> None:
     good = {path: path.read_bytes() for path in (pki.path("appliance_server"), pki.key("appliance_server"))}
     name = str(pki.certificate("appliance_server").subject.rfc4514_string())
     pki.issue("SERV_SSL", name[:20], "1750803447", expired=True).write(pki.directory, "appliance_server")
+    expired = Told("fail", {"certificates:web": "fail", "certificates:mllps": "fail"})
     try:
-        box.becomes("fail", certificates__web="fail", certificates__mllps="fail")
+        assert box.comes_to(expired) == expired
     finally:
         for path, content in good.items():
             path.write_bytes(content)
@@ -220,28 +225,32 @@ def fill(box: Box, remaining: int) -> Path:
 
 
 def test_the_disk_of_the_images_fills(box: Box) -> None:
-    if not box.volume:
-        raise_the_floor(box)
-        return
+    with closing(filling(box) if box.volume else asking_for_more(box)) as steps:
+        for expected in steps:
+            assert box.comes_to(expected) == expected
+
+
+def filling(box: Box) -> Generator[Told]:
+    """What is to be told at each step, and in the end there is room again."""
     ballast = fill(box, 3 * FLOOR // 2)
     try:
-        box.becomes("warn", images__free="warn")
+        yield Told("warn", {"images:free": "warn"})
         fill(box, FLOOR // 2)
-        box.becomes("fail", images__free="fail")
+        yield Told("fail", {"images:free": "fail"})
         fill(box, 0)
-        box.becomes("fail", images__free="fail", images__write="fail")
+        yield Told("fail", {"images:free": "fail", "images:write": "fail"})
     finally:
         ballast.unlink()
 
 
-def raise_the_floor(box: Box) -> None:
+def asking_for_more(box: Box) -> Generator[Told]:
     """Where nothing can be mounted: the settings ask for more free space than there is."""
-    for floor, troubles in ((2**60, {"images__free": "fail"}), (1, {})):
+    for floor, expected in ((2**60, Told("fail", {"images:free": "fail"})), (1, WELL)):
         box.set({"storage": {"minimum_free_bytes": floor}})
         box.end("web")
         box.start("web")
         until(lambda: box.word() is not None, "the door to listen")
-        box.becomes("fail" if troubles else "pass", **troubles)
+        yield expected
 
 
 @contextmanager
@@ -256,8 +265,8 @@ def locked(box: Box) -> Iterator[None]:
 
 def test_the_database_is_locked(box: Box) -> None:
     with locked(box):
-        box.becomes("fail", database__write="fail", worker__heartbeat="fail")
-        box.agree("fail")
+        assert box.comes_to(LOCKED) == LOCKED
+        assert box.operator_reads() == ("fail", 1, LOCKED)
 
 
 # --- the processes that look and answer
@@ -319,7 +328,7 @@ def test_who_looks_is_killed_and_nobody_outside_notices(box: Box) -> None:
 def test_who_looks_is_killed_while_all_is_not_well(box: Box) -> None:
     """The successor says nothing before it has looked at what the answer depends on."""
     with locked(box):
-        box.becomes("fail", database__write="fail", worker__heartbeat="fail")
+        assert box.comes_to(LOCKED) == LOCKED
         with Watcher(box) as watcher:
             replaced(box)
         assert set(watcher.words) - {None} == {"fail"}

@@ -117,6 +117,25 @@ def test_functions_are_short() -> None:
     assert [name for name, size in sizes.items() if size > 60] == []
 
 
+def says_what_it_expects(test: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """An assertion in its own body, stories within it included; what a function elsewhere asserts does not count."""
+    return any(
+        isinstance(node, ast.Assert)
+        or (isinstance(node, ast.Attribute) and ast.unparse(node) in ("pytest.raises", "pytest.warns"))
+        for node in ast.walk(test)
+    )
+
+
+def test_every_test_says_what_it_expects() -> None:
+    silent = [
+        f"{name_of(path)}:{function.lineno} {function.name}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for function in functions(ast.parse(path.read_text("utf-8")))
+        if function.name.startswith("test_") and not says_what_it_expects(function)
+    ]
+    assert silent == []
+
+
 def test_modules_are_short() -> None:
     long = {name_of(p): n for p in modules() if (n := len(p.read_text("utf-8").splitlines())) > 300}
     assert {name: n for name, n in long.items() if name not in TABLES} == {}

@@ -15,6 +15,7 @@ from pydicom.uid import UID
 from sqlalchemy import Engine, create_engine, event
 
 from dicom_store.index import Base
+from fixtures.viewer_door import ViewerDoor, viewer_door
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 
@@ -103,6 +104,13 @@ def engine(database_url: str) -> Iterator[Engine]:
     Base.metadata.create_all(made)
     yield made
     made.dispose()
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[ViewerDoor]:
+    """The department's DICOMweb door on an SQLite index; files about another door have a fixture of that name."""
+    with viewer_door(tmp_path) as made:
+        yield made
 
 
 def _no_implicit_transactions(connection: object, _record: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +12,10 @@ from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.pixels import pixel_array
 from pydicom.uid import RLELossless
-from sqlalchemy import Engine, create_engine
 
 from dicom_store.frame_table import NativeFrames
 from dicom_store.frames import FrameTables, wants_instances
 from dicom_store.header import read_header
-from dicom_store.index import Base
 from dicom_store.negotiation import parse_accept
 from dicom_store.status import StoreRefused
 from fixtures.images import SeriesSpec, StudySpec, study_datasets, uid
@@ -31,21 +28,6 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 FILES = Path(pydicom.data.__file__).parent / "test_files"
 SPEC = StudySpec(series=(SeriesSpec("NM", 1, frames=3),))
 FRAMES = f"/studies/{SPEC.study_instance_uid}/series/{uid(SPEC, 1)}/instances/{uid(SPEC, 1, 1)}/frames"
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = create_engine(f"sqlite:///{tmp_path / 'index.sqlite'}")
-    Base.metadata.create_all(made)
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
-def door(tmp_path: Path, engine: Engine) -> Iterator[ViewerDoor]:
-    made = ViewerDoor(tmp_path, engine)
-    yield made
-    made.close()
 
 
 @pytest.fixture

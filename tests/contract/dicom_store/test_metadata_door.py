@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from pydicom import Dataset
-from sqlalchemy import Engine, create_engine, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from dicom_store import metadata_rs
-from dicom_store.index import Base, InstanceRow
+from dicom_store.index import InstanceRow
 from fixtures.images import SeriesSpec, StudySpec, study_datasets, uid
 from fixtures.notes import note_dataset
 from fixtures.viewer_door import URL, ViewerDoor
@@ -23,21 +21,6 @@ STUDY, SERIES = f"/studies/{SPEC.study_instance_uid}", f"/series/{uid(SPEC, 1)}"
 INSTANCE = f"{STUDY}{SERIES}/instances/{uid(SPEC, 1, 1)}"
 OHIF = "application/dicom+json, multipart/related; type=application/octet-stream; transfer-syntax=*"
 OCTETS = 'multipart/related; type="application/octet-stream"'
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = create_engine(f"sqlite:///{tmp_path / 'index.sqlite'}")
-    Base.metadata.create_all(made)
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
-def door(tmp_path: Path, engine: Engine) -> Iterator[ViewerDoor]:
-    made = ViewerDoor(tmp_path, engine)
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -102,11 +85,9 @@ def test_what_is_rejected_is_hidden(door: ViewerDoor, images: list[Dataset]) -> 
     assert door.get(f"{INSTANCE}/bulkdata/0-4").status == 404
 
 
-def test_instances_of_before_the_json_was_prepared(
-    door: ViewerDoor, engine: Engine, images: list[Dataset]
-) -> None:
+def test_instances_of_before_the_json_was_prepared(door: ViewerDoor, images: list[Dataset]) -> None:
     prepared = door.get(f"{STUDY}/metadata").json
-    with Session(engine) as session:
+    with Session(door.engine) as session:
         session.execute(
             update(InstanceRow).where(InstanceRow.instance_number < 4).values(metadata_length=None)
         )
@@ -179,7 +160,7 @@ def test_ranges_of_bulk_data(door: ViewerDoor, images: list[Dataset]) -> None:
     "bulk", ["0-0", "0-99999999", "999999999-1", "{size}-1", "1-{size}", "5-", "-5", "a-b"]
 )
 def test_bulk_data_never_leaves_the_file(door: ViewerDoor, images: list[Dataset], bulk: str) -> None:
-    with Session(door._engine) as session:
+    with Session(door.engine) as session:
         row = session.query(InstanceRow).filter_by(sop_instance_uid=uid(SPEC, 1, 1)).one()
         size = row.payload_length
     assert door.get(f"{INSTANCE}/bulkdata/{bulk.format(size=size)}").problem == (404, "not-found")

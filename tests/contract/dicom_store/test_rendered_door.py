@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from PIL import Image
 from pydicom import Dataset
-from sqlalchemy import Engine, create_engine
 
-from dicom_store.index import Base
 from fixtures.images import SeriesSpec, StudySpec, study_datasets, uid
 from fixtures.notes import note_dataset
 from fixtures.viewer_door import URL, ViewerDoor, encoded
@@ -23,21 +19,6 @@ CT = f"{STUDY}/series/{uid(SPEC, 1)}"
 ONE = f"{CT}/instances/{uid(SPEC, 1, 1)}"
 NM = f"{STUDY}/series/{uid(SPEC, 2)}/instances/{uid(SPEC, 2, 1)}"
 PARTS = 'multipart/related; type="image/jpeg"'
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = create_engine(f"sqlite:///{tmp_path / 'index.sqlite'}")
-    Base.metadata.create_all(made)
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
-def door(tmp_path: Path, engine: Engine) -> Iterator[ViewerDoor]:
-    made = ViewerDoor(tmp_path, engine)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,9 @@ import pytest
 import requests
 import uvicorn
 from pydicom import Dataset
-from sqlalchemy import create_engine
 
-from dicom_store.index import Base
 from fixtures.images import SeriesSpec, StudySpec, study_datasets
-from fixtures.viewer_door import BASE, ViewerDoor
+from fixtures.viewer_door import BASE, ViewerDoor, viewer_door
 
 api = pytest.importorskip("dicomweb_client.api")
 
@@ -34,10 +31,12 @@ def images() -> list[Dataset]:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory, images: list[Dataset]) -> Iterator[Any]:
     root = tmp_path_factory.mktemp("viewer")
-    engine = create_engine(f"sqlite:///{Path(root) / 'index.sqlite'}")
-    Base.metadata.create_all(engine)
-    door = ViewerDoor(root, engine)
-    door.put(*images)
+    with viewer_door(root) as door:
+        door.put(*images)
+        yield from _served(door)
+
+
+def _served(door: ViewerDoor) -> Iterator[Any]:
     listening = socket.create_server(("127.0.0.1", 0))
     door.url = f"http://127.0.0.1:{listening.getsockname()[1]}{BASE}"
     config = uvicorn.Config(
@@ -57,8 +56,6 @@ def client(tmp_path_factory: pytest.TempPathFactory, images: list[Dataset]) -> I
     server.should_exit = True
     thread.join(10)
     listening.close()
-    door.close()
-    engine.dispose()
 
 
 def test_searches(client: Any) -> None:

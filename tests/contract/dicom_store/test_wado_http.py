@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import requests
-import uvicorn
 
 from dicom_store.archive import StoredInstance
 from dicom_store.asgi import HttpRequest, Receive
@@ -31,6 +30,7 @@ from dicom_store.status import HttpRefusal
 from dicom_store.study import InstanceRef
 from dicom_store.transmit import Transfer
 from dicom_store.wado_rs import WadoRs
+from fixtures.listener import Listener, listener_of
 
 BASE = "/dicom-web-rs"
 STUDY, SERIES = "1.2.3.4", "1.2.3.4.5"
@@ -120,29 +120,10 @@ def house(tmp_path: Path) -> Iterator[House]:
     made.segments.close()
 
 
-class Listener:
-    """One uvicorn for the module; each test puts its own application behind it."""
-
-    def __init__(self) -> None:
-        self.application: Door | None = None
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(self, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        assert self.application is not None
-        await self.application(scope, receive, send)
-
-
 @pytest.fixture(scope="module")
 def listener() -> Iterator[Listener]:
-    made = Listener()
-    made.thread.start()
-    yield made
-    made.server.should_exit = True
-    made.thread.join(10)
-    made.socket.close()
+    with listener_of() as made:
+        yield made
 
 
 @pytest.fixture
@@ -151,7 +132,7 @@ def serve(house: House, listener: Listener) -> Callable[..., int]:
         values = {"max_streams": 4, "stall_timeout": 10.0, **changes}
         places = Places(int(values["max_streams"]))
         listener.application = Door(BASE, IMAGES, house, places, values["stall_timeout"])
-        return int(listener.socket.getsockname()[1])
+        return listener.port
 
     return start
 
