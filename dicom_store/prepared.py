@@ -15,6 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 
+_CONNECTION = "prepared.connection"  # in the `info` of a session
+
 _Convert = Callable[[Any], Any] | None
 
 
@@ -33,7 +35,7 @@ class Prepared:
 
         Raises the errors that SQLAlchemy would raise.
         """
-        connection = session.connection()
+        connection = _connection_of(session)
         form = self._forms.get(connection.dialect.name)
         if form is None:
             form = self._forms[connection.dialect.name] = self._form(connection.dialect)
@@ -44,6 +46,29 @@ class Prepared:
         if not isinstance(statement, Executable):
             statement = statement(dialect.name)
         return _Form(dialect, statement.compile(dialect=dialect, column_keys=self._columns))  # type: ignore[attr-defined]
+
+
+def run_plain(connection: Connection, text: str) -> None:
+    """Run a statement without values or result. Raises the errors that SQLAlchemy would raise."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(text)
+    except Exception as error:
+        raise _as_sqlalchemy(connection, text, error) from error
+    finally:
+        cursor.close()
+
+
+def _connection_of(session: Session) -> Connection:
+    """That of the transaction at hand: asked for once in it, since asking costs more than a statement."""
+    transaction = session.get_nested_transaction() or session.get_transaction()
+    known = session.info.get(_CONNECTION)
+    if known is not None and known[0] is transaction:
+        return cast(Connection, known[1])
+    connection = session.connection()
+    begun = session.get_nested_transaction() or session.get_transaction()
+    session.info[_CONNECTION] = begun, connection
+    return connection
 
 
 class _Form:

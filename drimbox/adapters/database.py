@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
+from dicom_store.prepared import run_plain
 from drimbox.domain.errors import Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -146,4 +147,4 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     reading = connection.get_execution_options().get("reading", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    run_plain(connection, "BEGIN" if reading else "BEGIN IMMEDIATE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,6 +29,8 @@ class InstanceIntake:
         self._writer: ImageWriter = foundation.archive.writer()
         self._arrival: InstanceArrival | None = None
         self._look_first = True  # a sender whose last instance was new mostly brings new ones
+        self._received = Counter[Outcome]()  # of `_study`, not logged yet
+        self._study = ""
 
     def begin(self, command: StoreCommand) -> InstanceArrival:
         """An instance is announced; one that is still on its way is abandoned."""
@@ -52,7 +55,10 @@ class InstanceIntake:
             look_first=look_first,
         )
         self._look_first = outcome is not Outcome.STORED
-        log.info("instance_received", study=incoming.study, outcome=str(outcome), peer=self._actor)
+        if incoming.header.StudyInstanceUID != self._study:
+            self._say()
+            self._study = incoming.header.StudyInstanceUID
+        self._received[outcome] += 1
         return outcome
 
     def refused(self, refusal: StoreRefused, sop: str, study: str | None = None) -> None:
@@ -74,6 +80,15 @@ class InstanceIntake:
         """No more instances: the segments are complete."""
         self._abandon()
         self._writer.close()
+        self._say()
+
+    def _say(self) -> None:
+        """One line for the instances of a study: each has its own row in the trace."""
+        for outcome, count in self._received.items():
+            log.info(
+                "instances_received", study=self._study, outcome=str(outcome), count=count, peer=self._actor
+            )
+        self._received.clear()
 
     def _abandon(self) -> None:
         if self._arrival is not None:
