@@ -176,8 +176,17 @@ class Archive:
         return stored.segment, metadata_offset(stored.offset, stored.length), stored.metadata_length
 
     def recover(self, session: Session) -> list[Recovered]:
-        """Settle, at start, what dead processes left: bytes without a row go, rows without bytes are reported."""
-        return self._segments.recover(lambda segment: index_segments.needed_end(session, segment))
+        """Settle, at start, what dead processes left: bytes without a row go, rows without bytes are reported.
+
+        `session`: used for nothing else. It is rolled back before each look: other processes commit meanwhile, and
+        a snapshot of before would have their bytes cut off.
+        """
+
+        def needed_end(segment: str) -> int:
+            session.rollback()
+            return index_segments.needed_end(session, segment)
+
+        return self._segments.recover(needed_end)
 
     @staticmethod
     def forget(session: Session, study: str) -> Forgotten:

@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from dicom_store import index_segments
 from dicom_store.archive import Archive
 from dicom_store.index_segments import Recorded
-from dicom_store.segment_care import SegmentBusy, SegmentCare, SegmentCopy, prove
-from dicom_store.segment_record import HEADER, Kind, SegmentAbsent
+from dicom_store.segment_care import SegmentBusy, SegmentCare, SegmentCopy
+from dicom_store.segment_record import HEADER, SegmentAbsent, prove_instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,28 +114,33 @@ class Compaction:
         purged = index_segments.purge(session, usage.study, usage.going)
         if index_segments.in_use(session, usage.segment):
             raise SegmentBusy(usage.segment)
+        index_segments.end_retirement(
+            session, usage.segment
+        )  # of a study forgotten while it was written: no grace
         index_segments.retire(session, usage.segment, usage.size, at)
         return Settled(moved, tuple(purged), usage.size - usage.needed)
 
-    def drop_retired(self, session: Session, before: datetime) -> int:
-        """Delete the files of segments retired at `before` at the latest; bytes freed. In a writing transaction."""
-        freed = 0
-        for segment in index_segments.retired(session, before):
-            freed += self._archive.drop(session, [segment])
-            # of a forgotten study: its association wrote on. One that is left is locked by somebody: the next time
-            if index_segments.in_use(session, segment) or not self._care.exists(segment):
-                index_segments.end_retirement(session, segment)
+    @staticmethod
+    def retired(session: Session, before: datetime) -> list[str]:
+        """The segments retired at `before` at the latest."""
+        return sorted(index_segments.retired(session, before))
+
+    def drop_retired(self, session: Session, segment: str, before: datetime) -> int:
+        """Delete the file of a segment if it is still `retired`; bytes freed. In a writing transaction, committed."""
+        row = session.get(index_segments.RetiredSegmentRow, segment)
+        if row is None or row.retired_at > before:
+            return 0
+        freed = self._archive.drop(session, [segment])
+        # of a forgotten study: its association wrote on. One that is left is locked by somebody: the next time
+        if index_segments.in_use(session, segment) or not self._care.exists(segment):
+            index_segments.end_retirement(session, segment)
         return freed
 
     def sweep_study(self, session: Session, study: str) -> int:
         """Drop the segments of a study that nothing points to and nobody writes; bytes freed. As `drop_retired`."""
-        retired = index_segments.retired(session)
-        unused = [
-            name
-            for name in self._care.names_of(study)
-            if name not in retired and not index_segments.in_use(session, name)
-        ]
-        return self._archive.drop(session, unused)
+        unused = {name for name in self._care.names_of(study) if not index_segments.in_use(session, name)}
+        # asked last: what another node has just moved is retired by then
+        return self._archive.drop(session, sorted(unused - index_segments.retired(session).keys()))
 
     def _copy(self, usage: Usage, copy: SegmentCopy, source: int) -> Copied:
         try:
@@ -143,19 +148,11 @@ class Compaction:
             offsets = [begin + HEADER.size for begin in begins]
             descriptor = copy.finish()
             for one, offset in zip(usage.staying, offsets, strict=True):
-                prove_record(descriptor, one, offset)
+                prove_instance(descriptor, offset, one.length, one.sha256, one.metadata_length)
         except BaseException:
             copy.discard()
             raise
         return Copied(usage, copy.segment, offsets)
-
-
-def prove_record(descriptor: int, one: Recorded, offset: int) -> None:
-    """Raises `SegmentDamaged` unless file and JSON of a record are whole at that offset."""
-    prove(descriptor, offset, one.length, one.sha256, Kind.DICOM_FILE)
-    if one.metadata_length is not None:
-        behind = offset + one.length + HEADER.size
-        prove(descriptor, behind, one.metadata_length, None, Kind.DICOM_JSON)
 
 
 def _usage(

@@ -34,6 +34,7 @@ OPEN_SEGMENTS = 8  # per association: one that interleaves more studies begins n
 SEGMENT_BYTES = 1024**3  # a longer segment is left for a new one
 _FIRST_LOOK = 64 * 1024  # a header that is not in the first piece is mostly in these bytes
 _PIECE = 256 * 1024  # of a data set that is read again
+_TWICE = "the data set says what it is twice, differently"
 
 Admit = Callable[[InstanceHeader], None]
 _View = tuple[memoryview, Callable[[], None] | None]
@@ -87,7 +88,8 @@ class ImageWriter:
         return segment
 
     def close(self) -> None:
-        """Close every segment, after the last transaction ended."""
+        """Close every segment, after the last transaction ended; let go of the memory, whoever still holds us."""
+        self._memory = None
         while self._open:
             self._open.popitem()[1].close()
 
@@ -160,18 +162,28 @@ class Incoming:
             with self._data_set() as (view, _):
                 header = read_header(view, *said)
             if self._header is not None and _identity(header) != _identity(self._header):
-                raise HeaderRefused(Outcome.NOT_UNDERSTOOD, "the data set says what it is twice, differently")
+                raise HeaderRefused(Outcome.NOT_UNDERSTOOD, _TWICE)
             self._know(header, is_final=True)
         return self.header
 
     def note(self) -> RejectionNote | KeyImageNote | None:
-        """What it says of other instances, if it is a note; after `whole`. Raises `StoreRefused`."""
+        """What it says of other instances, if it is a note; after `whole`. Raises `StoreRefused`.
+
+        A note is read to its end, further than a header: there it must still be the instance that was admitted.
+        """
         if self.header.SOPClassUID != KEY_OBJECT_SELECTION:
             return None
         if self.length > NOTE_BYTES:
             raise StoreRefused(Outcome.NOT_UNDERSTOOD, "a Key Object Selection of more than 16 MiB")
         with self._data_set() as (view, _):
-            return read_note(view, self.header.TransferSyntaxUID)
+            note = read_note(view, self.header.TransferSyntaxUID)
+        study = note.StudyInstanceUID if isinstance(note, RejectionNote) else self.header.StudyInstanceUID
+        if note and (note.SOPInstanceUID, study) != (
+            self.header.SOPInstanceUID,
+            self.header.StudyInstanceUID,
+        ):
+            raise HeaderRefused(Outcome.NOT_UNDERSTOOD, _TWICE)
+        return note
 
     def pieces(self) -> Iterator[bytes]:
         """The data set again, from memory or disk; after `whole`, before `keep`."""

@@ -59,14 +59,20 @@ class _File:
 
     def __init__(self, directory: Path) -> None:
         name = secrets.token_hex(16)
-        path = directory / f"{name}.new"
+        path, named = directory / f"{name}.new", directory / f"{name}.journal"
         self._descriptor = os.open(
             path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # it gets its name once locked: found unlocked, it would be taken for a dead process's
-        path.rename(directory / f"{name}.journal")
-        sync_directory(directory)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # it gets its name once locked: found unlocked, it would be taken for a dead process's
+            path.rename(named)
+            sync_directory(directory)
+        except OSError:
+            os.close(self._descriptor)
+            for one in (path, named):
+                one.unlink(missing_ok=True)
+            raise
         self.lines = 0
         self.open_segments = 0
         self.retired = False
@@ -114,7 +120,8 @@ def abandoned_journals(directory: Path) -> Iterator[AbandonedJournal]:
     """The journals whose process is dead, each locked."""
     for path in sorted(directory.glob("*.journal")):
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            # to write: NFS wants that for such a lock (flock(2))
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:  # settled by another process meanwhile
             continue
         try:

@@ -43,9 +43,9 @@ def stored_copy(segments: Segments, header: InstanceHeader, place: Place) -> Cop
 
 
 def judge(segments: Segments, known: IndexedInstance, copy: Copy) -> Outcome | None:
-    """DUPLICATE: these very bytes are kept, readable. None: the copy takes their place.
+    """DUPLICATE: these very bytes are kept, as they are read now. None: the copy takes their place.
 
-    None for bytes that are lost, and for what was rejected and comes back by being stored again
+    None for bytes that are lost or spoilt, and for what was rejected and comes back by being stored again
     (`rejection.REASONS`). Raises `StoreRefused` (DIFFERENT_BYTES) when the UID is known for something else.
     """
     differences = {
@@ -59,8 +59,7 @@ def judge(segments: Segments, known: IndexedInstance, copy: Copy) -> Outcome | N
         raise StoreRefused(
             Outcome.DIFFERENT_BYTES, f"SOPInstanceUID known with another {', '.join(different)}"
         )
-    place = known.place
-    if returns(known) or not segments.holds(place.segment, place.offset, place.length):
+    if returns(known) or not _is_kept(segments, known.place):
         return None
     return Outcome.DUPLICATE
 
@@ -68,6 +67,11 @@ def judge(segments: Segments, known: IndexedInstance, copy: Copy) -> Outcome | N
 def returns(known: IndexedInstance) -> bool:
     """Whether storing it again ends its rejection."""
     return known.rejected is not None and REASONS[known.rejected].returns_when_stored_again
+
+
+def _is_kept(segments: Segments, place: Place) -> bool:
+    """Read, not believed: who hears that it is kept may delete its own."""
+    return segments.holds(place.segment, place.offset, place.length, place.sha256, place.metadata_length)
 
 
 def _is_same(segments: Segments, place: Place, copy: Copy) -> bool:

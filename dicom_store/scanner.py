@@ -2,7 +2,8 @@
 
 The scanner reads explicit VR (little and big endian) and implicit VR little endian, native or encapsulated,
 up to (0040,0245), without copying the data set. It refuses what the standard does not allow (tags out of
-order, unknown VRs); pydicom then reads the beginning of the data set. Both give the same raw bytes.
+order, unknown VRs); pydicom then reads the beginning of the data set. Both give the same raw bytes. An attribute
+that is there twice, with two values, is refused: of two readers one shows the first, another the second.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class CutShort(Unreadable):
         self.found: Mapping[int, bytes] = found or {}
 
 
+class OutOfOrder(Unreadable):
+    """Tags do not ascend (PS3.5 7.1): what is wanted may come anywhere."""
+
+
 class UnknownVR(Unreadable):
     """An element whose VR is none of PS3.5 6.2."""
 
@@ -58,9 +63,9 @@ def scan(
 ) -> dict[int, bytes]:
     """Raw values of the wanted tags up to `last_tag`, by tag.
 
-    Raises `Unreadable` for anything irregular up to (0028,0100). What is irregular after it ends the scan: no
-    instance is refused for what comes there. Not `whole`: `data_set` is a beginning; raises `CutShort` when what
-    follows it could change the result.
+    Raises `OutOfOrder`, and `Unreadable` for anything irregular up to (0028,0100). What else is irregular after it
+    ends the scan: no instance is refused for what comes there. Not `whole`: `data_set` is a beginning; raises
+    `CutShort` when what follows it could change the result.
     """
     scanner = Scanner(data_set, encoding)
     found: dict[int, bytes] = {}
@@ -73,7 +78,7 @@ def scan(
                 return found
             passed = tag > _NEEDED_TAG
             if tag <= previous or tag < FIRST_TAG:
-                raise Unreadable("tags out of order")
+                raise OutOfOrder("tags out of order")
             previous = tag
             if length == UNDEFINED_LENGTH:
                 position = scanner.after_sequence(start, vr, encoding.implicit_vr)
@@ -86,6 +91,8 @@ def scan(
             raise CutShort(str(error), found) from error
         if not passed:
             raise
+    except OutOfOrder:
+        raise
     except Unreadable:
         if not passed:
             raise
@@ -130,7 +137,7 @@ def _parse(data_set: Buffer, encoding: Encoding, wanted: Set[int]) -> tuple[dict
     try:
         for element in elements:
             if element.tag in wanted and isinstance(element, RawDataElement):
-                found.setdefault(int(element.tag), _checked_value(element, encoding))
+                _add(found, int(element.tag), _checked_value(element, encoding))
     except (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError) as error:
         raise Unreadable(type(error).__name__) from error
     except (EOFError, RecursionError, TypeError, ValueError, Warning, struct.error) as error:
@@ -138,6 +145,11 @@ def _parse(data_set: Buffer, encoding: Encoding, wanted: Set[int]) -> tuple[dict
     if not found:
         raise Unreadable("no attribute of a composite instance")
     return found, bool(stopped)
+
+
+def _add(found: dict[int, bytes], tag: int, value: bytes) -> None:
+    if found.setdefault(tag, value) != value:
+        raise Unreadable("an attribute is there twice, with two values")
 
 
 def _checked_value(element: RawDataElement, encoding: Encoding) -> bytes:

@@ -8,30 +8,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from dicom_store.journal import Journal, sync_directory
 from dicom_store.paths import InvalidUID, study_directory
-from dicom_store.segment_record import (
-    HEADER,
-    Kind,
-    SegmentAbsent,
-    SegmentDamaged,
-    check_record,
-    is_segment_name,
-)
+from dicom_store.segment_file import create, held, opened
+from dicom_store.segment_record import CHUNK_BYTES, SegmentAbsent, SegmentDamaged
 from dicom_store.segment_writer import StorageFull
 
-CHUNK_BYTES = 1024 * 1024
-_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_DIGEST = slice(HEADER.size - 32, HEADER.size)  # of the header of a record
-Spent = Callable[[int], None]  # told of bytes read: may wait
 
 
 class SegmentBusy(Exception):
@@ -84,27 +73,16 @@ class SegmentCare:
     @contextmanager
     def sealed(self, segment: str) -> Iterator[int]:
         """A descriptor of a sealed segment, locked while the context lasts. Raises `SegmentBusy`, and as `size`."""
-        with self.opened(segment, os.O_RDWR) as descriptor:  # what some file systems want for such a lock
+        with ExitStack() as locked:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                descriptor = locked.enter_context(held(self._base, segment))
             except BlockingIOError as error:
                 raise SegmentBusy(segment) from error
             yield descriptor
 
-    @contextmanager
-    def opened(self, segment: str, flags: int = os.O_RDONLY) -> Iterator[int]:
+    def opened(self, segment: str) -> AbstractContextManager[int]:
         """A descriptor of a segment. Raises as `size`."""
-        path = self._path(segment)
-        try:
-            descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError as error:
-            if error.errno in _ABSENT:
-                raise SegmentAbsent("the segment is missing") from error
-            raise
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+        return opened(self._base, segment)
 
     def begin_copy(self, study: str, size: int) -> SegmentCopy:
         """A new segment for `size` bytes of records of a study. Raises `StorageFull`, OSError."""
@@ -118,12 +96,6 @@ class SegmentCare:
     def close(self) -> None:
         """This process makes no more copies."""
         self._journal.close()
-
-    def _path(self, segment: str) -> Path:
-        path = self._base / segment
-        if not is_segment_name(segment) or not path.parent.resolve().is_relative_to(self._base.resolve()):
-            raise SegmentDamaged("not the name of a segment under the storage root")
-        return path
 
 
 class SegmentCopy:
@@ -177,41 +149,7 @@ class SegmentCopy:
     def _create(self) -> None:
         if self._descriptor < 0:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._descriptor = os.open(self._path, flags, 0o600)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def prove(
-    descriptor: int, offset: int, length: int, sha256: str | None, kind: Kind, spent: Spent = lambda _n: None
-) -> None:
-    """Compute the hash of a record again: its header, and `sha256` of the index, must say the same.
-
-    Raises `SegmentDamaged` with what differs.
-    """
-    check_record(descriptor, offset, length, kind)
-    promised = os.pread(descriptor, HEADER.size, offset - HEADER.size)[_DIGEST].hex()
-    digest = hashlib.sha256()
-    end = offset + length
-    for start in range(offset, end, CHUNK_BYTES):
-        digest.update(data := read_fully(descriptor, start, min(CHUNK_BYTES, end - start)))
-        spent(len(data))
-    found = digest.hexdigest()
-    if found != promised:
-        raise SegmentDamaged("the bytes are not those of the header's SHA-256")
-    if sha256 is not None and found != sha256:
-        raise SegmentDamaged("the bytes are not those of the index's SHA-256")
-
-
-def read_fully(descriptor: int, offset: int, length: int) -> bytes:
-    """`length` bytes at `offset`. Raises `SegmentDamaged` when the file ends before."""
-    data = os.pread(descriptor, length, offset)
-    while len(data) < length:
-        more = os.pread(descriptor, length - len(data), offset + len(data))
-        if not more:
-            raise SegmentDamaged("the segment ends inside a record")
-        data += more
-    return data
+            self._descriptor = create(self._path)
 
 
 def _nothing() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import struct
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import PurePosixPath
 
@@ -11,7 +14,10 @@ from dicom_store.paths import InvalidUID, study_directory
 
 HEADER = struct.Struct(">4sHHQ32s")  # magic, version, kind, payload length, SHA-256 of the payload
 MAGIC, VERSION = b"DSEG", 1
-_LOOK_BYTES = 1024 * 1024
+CHUNK_BYTES = 1024 * 1024  # read at once, at most
+LOST = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})  # said of bytes that a disk cannot give back
+_DIGEST = slice(HEADER.size - 32, HEADER.size)
+Spent = Callable[[int], None]  # told of bytes read: may wait
 
 
 class Kind(IntEnum):
@@ -37,6 +43,47 @@ def check_record(descriptor: int, offset: int, length: int, kind: Kind = Kind.DI
         raise SegmentDamaged("no record of that length at that place")
 
 
+def prove(
+    descriptor: int, offset: int, length: int, sha256: str | None, kind: Kind, spent: Spent = lambda _n: None
+) -> None:
+    """Compute the hash of a record again: its header, and `sha256` of the index, must say the same.
+
+    Raises `SegmentDamaged` with what differs.
+    """
+    check_record(descriptor, offset, length, kind)
+    promised = os.pread(descriptor, HEADER.size, offset - HEADER.size)[_DIGEST].hex()
+    digest = hashlib.sha256()
+    end = offset + length
+    for start in range(offset, end, CHUNK_BYTES):
+        digest.update(data := read_fully(descriptor, start, min(CHUNK_BYTES, end - start)))
+        spent(len(data))
+    found = digest.hexdigest()
+    if found != promised:
+        raise SegmentDamaged("the bytes are not those of the header's SHA-256")
+    if sha256 is not None and found != sha256:
+        raise SegmentDamaged("the bytes are not those of the index's SHA-256")
+
+
+def read_fully(descriptor: int, offset: int, length: int) -> bytes:
+    """`length` bytes at `offset`. Raises `SegmentDamaged` when the file ends before."""
+    data = os.pread(descriptor, length, offset)
+    while len(data) < length:
+        more = os.pread(descriptor, length - len(data), offset + len(data))
+        if not more:
+            raise SegmentDamaged("the segment ends inside a record")
+        data += more
+    return data
+
+
+def prove_instance(
+    descriptor: int, offset: int, length: int, sha256: str | None, metadata_length: int | None
+) -> None:
+    """`prove` the DICOM file of an instance, and the DICOM JSON behind it if it has one. Raises as `prove`."""
+    prove(descriptor, offset, length, sha256, Kind.DICOM_FILE)
+    if metadata_length is not None:
+        prove(descriptor, offset + length + HEADER.size, metadata_length, None, Kind.DICOM_JSON)
+
+
 def count_records(descriptor: int, position: int, size: int) -> int:
     """Complete DICOM files from `position` on; stops at the first record that is torn."""
     count = 0
@@ -52,7 +99,7 @@ def count_records(descriptor: int, position: int, size: int) -> int:
 def holds_data(descriptor: int, position: int, size: int) -> bool:
     """Whether there is anything but zeros between two positions."""
     while position < size:
-        data = os.pread(descriptor, min(_LOOK_BYTES, size - position), position)
+        data = os.pread(descriptor, min(CHUNK_BYTES, size - position), position)
         if not data or data.count(0) != len(data):
             return True
         position += len(data)

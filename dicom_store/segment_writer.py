@@ -9,7 +9,6 @@ with or without the size, gain nothing: each write still has to mark them as wri
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import logging
 import mmap
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from dicom_store.journal import Journal, sync_directory
 from dicom_store.scanner import Buffer
+from dicom_store.segment_file import create
 from dicom_store.segment_record import HEADER, MAGIC, VERSION, Kind
 from dicom_store.status import Outcome, StoreRefused
 
@@ -158,9 +158,7 @@ class SegmentWriter:
         self._lease = self._lease or self._journal.enter(self._segment)
         path = self._base / self._segment
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._descriptor = os.open(path, flags, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._descriptor = create(path)
         for directory in (path.parent, *list(path.parent.parents)[:3]):
             sync_directory(directory)
 

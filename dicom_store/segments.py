@@ -11,40 +11,38 @@ the last one. While a segment is written, zeros may follow its last record: its 
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import mmap
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_store.journal import Journal, abandoned_journals, sync_directory
 from dicom_store.paths import study_directory
+from dicom_store.segment_file import held, opened, path_of
 from dicom_store.segment_record import (
+    LOST,
     Kind,
     SegmentAbsent,
     SegmentDamaged,
     check_record,
     count_records,
     holds_data,
-    is_segment_name,
+    prove_instance,
 )
 from dicom_store.segment_source import SegmentSource
 from dicom_store.segment_writer import SegmentWriter
 
 CHUNK_BYTES = 256 * 1024
 SOURCES = 4096  # names of segments whose files were looked up
-_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # ELOOP: a symbolic link is not a segment
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """A segment of a dead process. `dropped_records`: whole DICOM files; `damaged`: why rows are not served, or "".
 
-    `dropped_bytes`: 0 when only the writer's reserve was cut off.
+    `dropped_bytes`: 0 when only the writer's reserve was cut off; `is_left`: to the next start.
     """
 
     segment: str
@@ -52,6 +50,7 @@ class Recovered:
     dropped_bytes: int = 0
     dropped_records: int = 0
     damaged: str = ""
+    is_left: bool = False
 
 
 class Segments:
@@ -82,7 +81,7 @@ class Segments:
         kind: Kind = Kind.DICOM_FILE,
     ) -> Iterator[bytes]:
         """The payload at `offset`, `chunk` bytes at a time. Raises `SegmentDamaged` when it is not there."""
-        with _opened(self._path(segment), os.O_RDONLY) as descriptor:
+        with opened(self._base, segment) as descriptor:
             check_record(descriptor, offset, length, kind)
             end = offset + length
             while offset < end:
@@ -97,7 +96,7 @@ class Segments:
 
         Raises `SegmentDamaged` when it is not there.
         """
-        with _opened(self._path(segment), os.O_RDONLY) as descriptor:
+        with opened(self._base, segment) as descriptor:
             check_record(descriptor, offset, length)
             if os.fstat(descriptor).st_size < offset + length:
                 raise SegmentDamaged("the segment ends inside a record")
@@ -111,28 +110,45 @@ class Segments:
         if known is None:
             if len(self._sources) >= SOURCES:
                 self._sources.clear()
-            known = self._sources[segment] = SegmentSource(self._path(segment))
+            known = self._sources[segment] = SegmentSource(path_of(self._base, segment))
         return known
 
-    def holds(self, segment: str, offset: int, length: int) -> bool:
-        """Whether a record of that length is there whole."""
+    def holds(
+        self,
+        segment: str,
+        offset: int,
+        length: int,
+        sha256: str | None = None,
+        metadata_length: int | None = None,
+    ) -> bool:
+        """Whether an instance is there as it was written: its bytes are read and hashed again.
+
+        `sha256`: of the index. What the disk cannot read is not there. Raises OSError.
+        """
         try:
-            with _opened(self._path(segment), os.O_RDONLY) as descriptor:
-                check_record(descriptor, offset, length)
-                return os.fstat(descriptor).st_size >= offset + length
+            with opened(self._base, segment) as descriptor:
+                prove_instance(descriptor, offset, length, sha256, metadata_length)
         except SegmentDamaged:
             return False
+        except OSError as error:
+            if error.errno not in LOST:
+                raise
+            return False
+        return True
 
     def recover(self, known_end: Callable[[str], int]) -> list[Recovered]:
         """Settle the segments of dead processes. `known_end(segment)`: end of the last row, 0 = none.
 
         Gives those in which something was dropped or is damaged. Journals of living processes are left alone.
+        `known_end` is asked under the segment's lock, and must see every row committed by then.
         """
         recovered: list[Recovered] = []
         for journal in abandoned_journals(self._journals):
             with journal:
-                recovered += [self._settle(segment, known_end) for segment in journal.segments]
-                journal.remove()
+                settled = [self._settle(segment, known_end) for segment in journal.segments]
+                if not any(one.is_left for one in settled):
+                    journal.remove()
+                recovered += settled
         return [found for found in recovered if found.dropped_bytes or found.damaged]
 
     def names(self) -> Iterator[str]:
@@ -146,14 +162,12 @@ class Segments:
         `known_end` is asked under the segment's lock, and must see every row committed by then.
         """
         try:
-            path = self._path(segment)
-            with _opened(path, os.O_RDWR) as descriptor:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path = path_of(self._base, segment)
+            with held(self._base, segment) as descriptor:
                 if known_end(segment):
                     return 0
                 size = os.fstat(descriptor).st_size
-                path.unlink()
-                sync_directory(path.parent)
+                _delete(path)
                 return size
         except (BlockingIOError, SegmentAbsent):  # its association is open; or another process was faster
             return 0
@@ -163,50 +177,35 @@ class Segments:
         self._journal.close()
 
     def _settle(self, segment: str, known_end: Callable[[str], int]) -> Recovered:
-        kept = 0
+        """Under the lock of the segment: nobody moves its rows elsewhere, or deletes it, meanwhile."""
         try:
-            path = self._path(segment)
-            kept = known_end(segment)
-            with _opened(path, os.O_RDWR) as descriptor:
-                size = os.fstat(descriptor).st_size
-                if size < kept:
-                    return Recovered(segment, size, damaged=f"rows up to byte {kept}, file of {size}")
-                records = count_records(descriptor, kept, size)
-                dropped = size - kept if holds_data(descriptor, kept, size) else 0
-                _truncate(descriptor, path, kept)
-                return Recovered(segment, kept, dropped, records)
+            with held(self._base, segment) as descriptor:
+                return self._cut(descriptor, segment, known_end(segment))
         except SegmentAbsent as error:
             # journalled before it was created: without rows, its absence is the crash itself
-            return Recovered(segment, 0, damaged=str(error) if kept else "")
+            return Recovered(segment, 0, damaged=str(error) if known_end(segment) else "")
         except SegmentDamaged as error:
             return Recovered(segment, 0, damaged=str(error))
+        except BlockingIOError:
+            return Recovered(segment, 0, is_left=True)  # compacted, verified or dropped just now
+        except OSError as error:
+            # one file that cannot be read or cut is no reason to take nothing in
+            return Recovered(segment, 0, damaged=f"not settled: {error.strerror}", is_left=True)
 
-    def _path(self, segment: str) -> Path:
-        """The file of a segment. Raises `SegmentDamaged` for a name that is not of the layout."""
-        path = self._base / segment
-        if not is_segment_name(segment) or not path.parent.resolve().is_relative_to(self._base.resolve()):
-            raise SegmentDamaged("not the name of a segment under the storage root")
-        return path
-
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    try:
-        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError as error:
-        if error.errno in _ABSENT:
-            raise SegmentAbsent("the segment is missing") from error
-        raise
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    def _cut(self, descriptor: int, segment: str, kept: int) -> Recovered:
+        """Keep the first `kept` bytes, durably; no file at all for 0."""
+        size = os.fstat(descriptor).st_size
+        if size < kept:
+            return Recovered(segment, size, damaged=f"rows up to byte {kept}, file of {size}")
+        records = count_records(descriptor, kept, size)
+        dropped = size - kept if holds_data(descriptor, kept, size) else 0
+        os.ftruncate(descriptor, kept)
+        os.fsync(descriptor)
+        if kept == 0:
+            _delete(self._base / segment)
+        return Recovered(segment, kept, dropped, records)
 
 
-def _truncate(descriptor: int, path: Path, kept: int) -> None:
-    """Keep the first `kept` bytes, durably; no file at all for 0."""
-    os.ftruncate(descriptor, kept)
-    os.fsync(descriptor)
-    if kept == 0:
-        path.unlink()
-        sync_directory(path.parent)
+def _delete(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    sync_directory(path.parent)

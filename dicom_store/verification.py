@@ -12,8 +12,18 @@ from itertools import groupby
 from typing import Literal
 
 from dicom_store.index_segments import Recorded
-from dicom_store.segment_care import CHUNK_BYTES, SegmentCare, prove, read_fully
-from dicom_store.segment_record import HEADER, Kind, SegmentAbsent, SegmentDamaged, check_record
+from dicom_store.segment_care import SegmentCare
+from dicom_store.segment_record import (
+    CHUNK_BYTES,
+    HEADER,
+    LOST,
+    Kind,
+    SegmentAbsent,
+    SegmentDamaged,
+    check_record,
+    prove,
+    read_fully,
+)
 
 
 class Pace:
@@ -89,7 +99,8 @@ class Verifier:
     def check(self, study: str, records: Sequence[Recorded], retired: frozenset[str]) -> StudyCheck:
         """Every record of a study, and what else its directory holds. `records`: by segment and offset.
 
-        `retired`: segments that are known to wait for their end.
+        `retired`: segments that are known to wait for their end. Raises OSError when something else than the bytes
+        is in the way: no access, no descriptors.
         """
         findings: list[Finding] = []
         for segment, held in groupby(records, lambda one: one.segment):
@@ -115,25 +126,33 @@ class Verifier:
         except SegmentAbsent as error:
             for one in records:
                 yield _finding("missing", study, one, str(error))
-        except (SegmentDamaged, OSError) as error:
+        except SegmentDamaged as error:
             for one in records:
                 yield _finding("damaged", study, one, str(error))
 
     def _record(self, study: str, descriptor: int, one: Recorded) -> Iterator[Finding]:
         """A fault of the file is one of the instance; its JSON is only a copy of what the file says."""
-        try:
-            prove(descriptor, one.offset, one.length, one.sha256, Kind.DICOM_FILE, self._pace)
-        except SegmentDamaged as error:
-            yield _finding("damaged", study, one, str(error))
-        except OSError as error:
-            yield _finding("damaged", study, one, f"cannot be read: {error.strerror}")
+        fault = self._fault(descriptor, one.offset, one.length, one.sha256, Kind.DICOM_FILE)
+        if fault:
+            yield _finding("damaged", study, one, fault)
         if one.metadata_length is None:
             return
         behind = one.offset + one.length + HEADER.size
+        fault = self._fault(descriptor, behind, one.metadata_length, None, Kind.DICOM_JSON)
+        if fault:
+            yield _finding("damaged", study, one, f"its DICOM JSON: {fault}")
+
+    def _fault(self, descriptor: int, offset: int, length: int, sha256: str | None, kind: Kind) -> str:
+        """Why a record is not as it was written, or ""."""
         try:
-            prove(descriptor, behind, one.metadata_length, None, Kind.DICOM_JSON, self._pace)
-        except (SegmentDamaged, OSError) as error:
-            yield _finding("damaged", study, one, f"its DICOM JSON: {error}")
+            prove(descriptor, offset, length, sha256, kind, self._pace)
+        except SegmentDamaged as error:
+            return str(error)
+        except OSError as error:
+            if error.errno not in LOST:
+                raise
+            return f"cannot be read: {error.strerror}"
+        return ""
 
     def _stray(self, study: str, segment: str) -> Iterator[Finding]:
         """A segment that no row points to, unless somebody writes it now or has dropped it meanwhile."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from importlib.metadata import version
@@ -21,6 +19,7 @@ from drimbox.domain.errors import DrimboxError
 from drimbox.domain.xds.xdm import ArchiveSender, InconsistentLot, archive_files
 from drimbox.domain.xml_input import UnreadableXml
 from drimbox.entrypoints.archive_images_cli import compact, forget, instance
+from drimbox.entrypoints.command_failures import Words, say, told
 from drimbox.entrypoints.configuration import open_stores
 from drimbox.flow.archive import Exporting
 from drimbox.flow.archive_import import Importing, LotOutcome
@@ -29,6 +28,14 @@ from drimbox.settings import Settings
 
 ACTOR = "operator"
 PROGRESS_SECONDS = 2.0
+
+FAILURES: Words = {
+    FileExistsError: lambda error: f"{error.filename} exists: give an empty directory",
+    DrimboxError: str,
+    InconsistentLot: str,
+    UnreadableXml: str,
+    OSError: str,
+}
 
 archive_app = typer.Typer(
     help="The XDM archive of the published manifests, and the images themselves.", no_args_is_help=True
@@ -57,7 +64,7 @@ def export(
     """Write KOS, METADATA.XML, signature, CR.TXT, INDEX.HTM and README.TXT of every published manifest."""
     written: list[str] = []
     count = 0
-    with open_stores(config) as foundation, _failures():
+    with open_stores(config) as foundation, told(FAILURES):
         policy = foundation.settings.policy
         exporting = Exporting(
             foundation.transactions, foundation.documents, policy.time_zone, policy.ipp_authority
@@ -67,7 +74,7 @@ def export(
             count += len(lots)
             written += map(str, write_files(directory, archive_files(lots, sender=sender)))
     if not count:
-        _say("nothing was published" + (f" of {study}" if study else ""))
+        say("nothing was published" + (f" of {study}" if study else ""))
         raise typer.Exit(1)
     text = f"{count} submissions, {len(written)} files in {directory}"
     typer.echo(json.dumps({"files": written}) if as_json else text)
@@ -84,7 +91,7 @@ def import_(
 ) -> None:
     """Take lots in; each is imported, already there, or refused with every reason. Exit 1 when one was refused."""
     outcomes: list[LotOutcome] = []
-    with open_stores(config) as foundation, _failures():
+    with open_stores(config) as foundation, told(FAILURES):
         foundation.database.migrate()
         importing = _importing(foundation)
         said = time.monotonic()
@@ -94,13 +101,13 @@ def import_(
                 _print_outcome(outcomes[-1])
             if time.monotonic() - said > PROGRESS_SECONDS:
                 said = time.monotonic()
-                _say(f"{len(outcomes)} lots read: {_counts(outcomes)}")
+                say(f"{len(outcomes)} lots read: {_counts(outcomes)}")
     if as_json:
         typer.echo(json.dumps(_as_json(outcomes, dry_run=dry_run), ensure_ascii=False))
     elif outcomes:
         typer.echo(f"{'would be: ' if dry_run else ''}{_counts(outcomes)}")
     if not outcomes:
-        _say(f"no lot (a folder with METADATA.XML) in {path}")
+        say(f"no lot (a folder with METADATA.XML) in {path}")
     if not outcomes or any(outcome.verdict == "refused" for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -115,10 +122,10 @@ def purge(
     as_json: Annotated[bool, typer.Option("--json", help="Print the lots as JSON.")] = False,
 ) -> None:
     """Delete the documents of lots that were replaced, unpublished or dropped long ago; rows and trace stay."""
-    with open_stores(config) as foundation, _failures():
+    with open_stores(config) as foundation, told(FAILURES):
         keep_days = foundation.settings.archive.keep_days
         if older_than is None and keep_days == 0:
-            _say("archive.keep_days is 0: documents are kept for ever (or give --older-than)")
+            say("archive.keep_days is 0: documents are kept for ever (or give --older-than)")
             lots: list[PurgedLot] = []
         else:
             age = timedelta(days=keep_days if older_than is None else older_than)
@@ -181,20 +188,3 @@ def _as_json(outcomes: list[LotOutcome], *, dry_run: bool) -> dict[str, Any]:
         "refused": counts["refused"],
         "lots": [asdict(outcome) for outcome in outcomes],
     }
-
-
-def _say(text: str) -> None:
-    typer.echo(f"drimbox: {text}", err=True)
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    """What stops a command: said in one line, exit 1."""
-    try:
-        yield
-    except FileExistsError as error:
-        _say(f"{error.filename} exists: give an empty directory")
-        raise typer.Exit(1) from error
-    except (DrimboxError, InconsistentLot, UnreadableXml, OSError) as error:
-        _say(str(error))
-        raise typer.Exit(1) from error

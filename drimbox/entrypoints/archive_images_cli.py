@@ -7,7 +7,6 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +18,7 @@ from dicom_store.segment_record import SegmentDamaged
 from dicom_store.verification import Pace, Verifier
 from drimbox.bootstrap import Foundation, utc_now
 from drimbox.domain.errors import Unavailable
+from drimbox.entrypoints.command_failures import Words, say, told
 from drimbox.entrypoints.commitments import make_care
 from drimbox.entrypoints.configuration import open_stores
 from drimbox.entrypoints.segment_keeping import make_compacting
@@ -29,6 +29,22 @@ from drimbox.flow.forget_images import NothingToForget, StillPublic, forget_imag
 
 ACTOR = "operator"
 SWEPT_AT_ONCE = 100  # under one transaction: it holds up the doors
+
+FAILURES: Words = {
+    UnknownExam: lambda error: f"no exam {error} is known here",
+    StillPublic: lambda error: (
+        f"the exam is public (its manifest is {error}): withdraw it first (drimbox exams withdraw)"
+    ),
+    NothingToForget: lambda error: f"no image of {error} is here",
+    UnknownInstance: lambda error: f"no instance {error} is here",
+    InstanceSpoilt: lambda error: f"instance {error} is damaged or missing on disk (drimbox verify)",
+    # of a link, the second name is the new one
+    FileExistsError: lambda error: f"{error.filename2 or error.filename} exists: nothing was written",
+    InvalidUID: str,
+    SegmentDamaged: str,
+    Unavailable: str,
+    OSError: str,
+}
 
 ConfigOption = Annotated[Path | None, typer.Option(help="Configuration file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -43,15 +59,15 @@ def instance(
 ) -> None:
     """One instance as a DICOM file, as it was received, proven by its hash. It is patient data: traced."""
     if out is None and sys.stdout.isatty():
-        _say("a DICOM file does not go to a terminal: give --out FILE, or redirect")
+        say("a DICOM file does not go to a terminal: give --out FILE, or redirect")
         raise typer.Exit(2)
-    with open_stores(config) as foundation, _failures():
+    with open_stores(config) as foundation, told(FAILURES):
         if out is not None and out.exists():
             raise FileExistsError(0, "exists", str(out))
         proof = Verifier(make_care(foundation), Pace(0))
         found = export_instance(foundation.transactions, proof, check_uid(uid), now=utc_now(), actor=ACTOR)
         if found.rejected is not None:
-            _say(f"this instance was rejected ({found.rejected})")
+            say(f"this instance was rejected ({found.rejected})")
         _write(found, out)
 
 
@@ -69,7 +85,7 @@ def compact(
     as_json: JsonOption = False,
 ) -> None:
     """Rid the segments of settled exams of what nobody needs: rejected instances, forgotten ones, orphans."""
-    with open_stores(config) as foundation, _failures():
+    with open_stores(config) as foundation, told(FAILURES):
         compacting = make_compacting(foundation, ACTOR, share, rejected_keep)
         done = compacting.plan() if dry_run else list(compacting.run())
         swept = 0 if dry_run else _sweep(foundation)
@@ -90,7 +106,7 @@ def forget(
     as_json: JsonOption = False,
 ) -> None:
     """Delete the images of an exam that is not public, for good; reports, states and trace stay."""
-    with open_stores(config) as foundation, _failures():
+    with open_stores(config) as foundation, told(FAILURES):
         gone = forget_images(foundation.transactions, study, now=utc_now(), actor=ACTOR, reason=reason)
     said = f"{gone.instances} instances of {gone.bytes} bytes are forgotten"
     typer.echo(json.dumps(asdict(gone)) if as_json else said)
@@ -133,35 +149,3 @@ def _lines(done: list[CompactedSegment], swept: int, *, dry_run: bool) -> Iterat
         yield f"{one.study}  {one.segment}: {said}"
     count = sum(not one.trouble for one in done)
     yield f"{count} segments {'would be compacted' if dry_run else 'compacted'}, {swept} bytes of orphans deleted"
-
-
-def _say(text: str) -> None:
-    typer.echo(f"drimbox: {text}", err=True)
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    """What stops a command: said in one line, exit 1."""
-    try:
-        yield
-    except UnknownExam as error:
-        _say(f"no exam {error} is known here")
-        raise typer.Exit(1) from error
-    except StillPublic as error:
-        _say(f"the exam is public (its manifest is {error}): withdraw it first (drimbox exams withdraw)")
-        raise typer.Exit(1) from error
-    except NothingToForget as error:
-        _say(f"no image of {error} is here")
-        raise typer.Exit(1) from error
-    except UnknownInstance as error:
-        _say(f"no instance {error} is here")
-        raise typer.Exit(1) from error
-    except InstanceSpoilt as error:
-        _say(f"instance {error} is damaged or missing on disk (drimbox verify)")
-        raise typer.Exit(1) from error
-    except FileExistsError as error:
-        _say(f"{error.filename} exists: nothing was written")
-        raise typer.Exit(1) from error
-    except (InvalidUID, SegmentDamaged, Unavailable, OSError) as error:
-        _say(str(error))
-        raise typer.Exit(1) from error

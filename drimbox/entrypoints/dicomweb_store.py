@@ -22,13 +22,13 @@ class RequestIntake(InstanceIntake):
 
     def __init__(self, foundation: Foundation, account: str, address: str, study: str | None) -> None:
         super().__init__(foundation, f"stow:{account}@{address}")
-        self._study = study
+        self._wanted = study
         self._transactions = foundation.transactions
         self._who = f"{account}@{address}"
 
     def admit(self, header: InstanceHeader) -> None:
         """PS3.18 10.5.1: a request to a study takes no other. Raises `StoreRefused`."""
-        if self._study not in (None, header.StudyInstanceUID):
+        if self._wanted not in (None, header.StudyInstanceUID):
             raise StoreRefused(Outcome.UID_MISMATCH, "StudyInstanceUID is not that of the request")
 
     def broken(self, reason: str) -> None:

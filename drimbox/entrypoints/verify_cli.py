@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,12 +16,17 @@ from dicom_store.verification import Pace, Verifier
 from drimbox.adapters.progress_file import AlreadyRunning, ProgressFile
 from drimbox.bootstrap import Foundation, utc_now
 from drimbox.domain.errors import Unavailable
+from drimbox.entrypoints.command_failures import Words, say, told
 from drimbox.entrypoints.commitments import make_care
 from drimbox.entrypoints.configuration import open_stores
 from drimbox.flow.verify_storage import Progress, Verifying
 
 TOLD_EVERY = 2.0  # seconds
 MEGABYTE = 1_000_000
+FAILURES: Words = {
+    **dict.fromkeys((AlreadyRunning, InvalidUID, Unavailable, OSError), str),
+    KeyboardInterrupt: lambda _: "stopped; the next run goes on from here",
+}
 
 
 def verify(
@@ -40,7 +44,7 @@ def verify(
 
     A run that was cut short is taken up where it was.
     """
-    with open_stores(config) as foundation, _failures():
+    with open_stores(config) as foundation, told(FAILURES):
         if study is not None:
             progress = make_verifying(foundation, rate, lambda _: None, quiet=True).study(check_uid(study))
         else:
@@ -55,7 +59,7 @@ def _everything(foundation: Foundation, rate: float, file: ProgressFile, *, rest
     found = None if restart else file.load()
     progress = Progress(**found) if found else Progress()
     if progress.last:
-        _say(f"taken up after {progress.studies} studies")
+        say(f"taken up after {progress.studies} studies")
     verifying = make_verifying(foundation, rate, file.save, quiet=False)
     try:
         verifying.everything(progress)
@@ -74,7 +78,7 @@ def make_verifying(foundation: Foundation, rate: float, save: Any, *, quiet: boo
         nonlocal said
         if not quiet and time.monotonic() - said >= TOLD_EVERY:
             said = time.monotonic()
-            _say(_summary(progress))
+            say(_summary(progress))
 
     return Verifying(
         foundation.transactions,
@@ -108,20 +112,3 @@ def _as_json(progress: Progress) -> dict[str, Any]:
     known = asdict(progress)
     del known["last"]
     return known | {"whole": not progress.lost}
-
-
-def _say(text: str) -> None:
-    typer.echo(f"drimbox: {text}", err=True)
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    """What stops the command: said in one line, exit 1."""
-    try:
-        yield
-    except (AlreadyRunning, InvalidUID, Unavailable, OSError) as error:
-        _say(str(error))
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        _say("stopped; the next run goes on from here")
-        raise typer.Exit(1) from None

@@ -55,7 +55,8 @@ class Compactor(Protocol):
     ) -> Sequence[SegmentUsage]: ...
     def copied(self, usage: Any) -> AbstractContextManager[Any]: ...
     def settle(self, session: Any, copied: Any, at: datetime) -> SettledSegment: ...
-    def drop_retired(self, session: Any, before: datetime) -> int: ...
+    def retired(self, session: Any, before: datetime) -> Sequence[str]: ...
+    def drop_retired(self, session: Any, segment: str, before: datetime) -> int: ...
     def sweep_study(self, session: Any, study: str) -> int: ...
 
 
@@ -115,9 +116,20 @@ class Compacting:
 
     def drop_retired(self) -> int:
         """Delete the files that waited for the grace; bytes freed. Raises `errors.Unavailable`."""
-        with self.transactions.writing() as transaction:
-            freed = self.compactor.drop_retired(transaction.storage.session, self.clock() - self.grace)
-            transaction.commit()
+        before = self.clock() - self.grace
+        with self.transactions.reading() as transaction:
+            segments = self.compactor.retired(transaction.storage.session, before)
+        return sum(self._drop(segment, before) for segment in segments)
+
+    def _drop(self, segment: str, before: datetime) -> int:
+        """One by one: the doors write in between, and a file that cannot be deleted holds up no other."""
+        try:
+            with self.transactions.writing() as transaction:
+                freed = self.compactor.drop_retired(transaction.storage.session, segment, before)
+                transaction.commit()
+        except self.troubled as error:
+            self.log("segment_not_dropped", segment=segment, reason=str(error))
+            return 0
         return freed
 
     def _studies(self) -> list[str]:
@@ -153,12 +165,13 @@ class Compacting:
         """Move the rows, unless the exam came to life meanwhile."""
         now = self.clock()
         with self.transactions.writing() as transaction:
+            # the images first, then the exam: in the order in which instances lock them when they arrive
+            settled = self.compactor.settle(transaction.storage.session, copied, now)
             exam = transaction.ledger.exam(study, lock=True)
             if exam is None or not is_at_rest(transaction, exam):
                 return None
             if usage.going and not _may_purge(transaction, exam):
                 return None
-            settled = self.compactor.settle(transaction.storage.session, copied, now)
             exam.revision += 1  # whoever remembers where its images lie asks again
             exam.reconcile_at = now
             trace.note(

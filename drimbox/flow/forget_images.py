@@ -34,12 +34,14 @@ class ForgottenExam:
 def forget_images(
     transactions: Transactions, study: str, *, now: datetime, actor: str, reason: str
 ) -> ForgottenExam:
-    """Delete the images of an exam: its rows in one commit with the trace, then its files.
+    """Delete the images of an exam: its rows in one commit with the trace, then its files, one by one.
 
     What a crash leaves of the files goes with what the worker drops next; so does what is being written just now. What
     notes reject in it stays known. Raises `UnknownExam`, `StillPublic`, `NothingToForget`, `errors.Unavailable`.
     """
     with transactions.writing() as transaction:
+        # the images first, then the exam: in the order in which instances lock them when they arrive
+        forgotten = transaction.storage.forget(study)
         exam = transaction.ledger.exam(study, lock=True)
         if exam is None:
             raise UnknownExam(study)
@@ -47,7 +49,6 @@ def forget_images(
         for lot in transaction.ledger.submissions_of(study):
             if lot.state in MAY_BE_AT_DMP:
                 raise StillPublic(MANIFEST_STATUS[SubmissionState(lot.state)])
-        forgotten = transaction.storage.forget(study)
         if not forgotten.instances:
             raise NothingToForget(study)
         exam.revision += 1
@@ -63,7 +64,13 @@ def forget_images(
             bytes=forgotten.bytes,
         )
         transaction.commit()
-    with transactions.writing() as transaction:
-        freed = transaction.storage.drop(forgotten.segments)
-        transaction.commit()
+    freed = sum(_drop(transactions, segment) for segment in forgotten.segments)
     return ForgottenExam(forgotten.instances, forgotten.bytes, len(forgotten.segments), freed)
+
+
+def _drop(transactions: Transactions, segment: str) -> int:
+    """In a transaction of its own: an exam may have thousands, and the doors write in between."""
+    with transactions.writing() as transaction:
+        freed = transaction.storage.drop([segment])
+        transaction.commit()
+    return freed

@@ -67,7 +67,8 @@ class Cared(KeptImages):
 
     def drop_retired(self, before: datetime = LATER) -> int:
         with self.session(commit=True) as session:
-            return self.compaction.drop_retired(session, before)
+            waiting = self.compaction.retired(session, before)
+            return sum(self.compaction.drop_retired(session, one, before) for one in waiting)
 
     def findings(self) -> list[str]:
         with self.foundation.transactions.reading() as transaction:
