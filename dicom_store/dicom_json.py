@@ -2,12 +2,13 @@
 
 Read by one walk over the bytes in every encoding, native, encapsulated or inflated, without touching pixel data.
 It forgives what `header.read_header` forgives (elements out of order, unknown VRs, implicit VR in explicit) and
-never raises for what that accepts:
+never raises for what that accepts; `strict`, for what arrives, refuses an attribute of the header that is there again
+with another value, or whose patient comes behind all that is read for it: other readers would see another instance.
 
 - an element whose value cannot be understood is left out, with its sequence when it is in one; where its end
   cannot be known either, all that follows it is left out as well. Nothing marks it: JSON members that are no
   attributes would break readers, and the file itself remains.
-- of an attribute that is there twice the first counts.
+- of any other attribute that is there twice the first counts.
 - bulk data that is cut off, by the end of the data set, is what there is of it.
 - beyond `COST_BYTES` of elements, fragments and JSON nothing more is read.
 
@@ -20,14 +21,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
-from dicom_store.header import DEFLATED, ENCODINGS, python_encodings
+from dicom_store.header import DEFLATED, ENCODINGS, WANTED, HeaderRefused, python_encodings
 from dicom_store.json_values import ROWS, ValueRepresentation
 from dicom_store.scanner import (
     ITEM,
     ITEM_END,
+    LAST_TAG,
     PREFIX_BYTES,
     SEQUENCE_END,
     UNDEFINED_LENGTH,
@@ -38,13 +42,14 @@ from dicom_store.scanner import (
     Unreadable,
     scan,
 )
+from dicom_store.status import Outcome
 from dicom_store.vr_dictionary import vr_of
 
 COST_BYTES = 64 * 1024 * 1024  # inline values as JSON, and `_ELEMENT_COST` for each element or fragment
 _ELEMENT_COST = 32
-_STEPS = 128
-_MAX_DEPTH = 64  # of sequences in sequences
+_STEPS, _MAX_DEPTH = 128, 64  # between two rests; of sequences in sequences
 _CHARACTER_SET, _PIXEL_REPRESENTATION = 0x00080005, 0x00280103
+_IDENTITY = frozenset({0x00080050, 0x00100020, 0x00100030})  # AccessionNumber, PatientID, PatientBirthDate
 _LEFT_OUT = frozenset({0x0000, 0x0002, 0xFFFE})  # groups: command, file meta, items; and every group length
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # always bulk data
 _FRAGMENTS = frozenset({b"OB", b"OW", b"OD", b"OF", b"OL", b"OV"})  # may be encapsulated (PS3.5 A.4)
@@ -56,20 +61,25 @@ _LONGEST_UN = 0xFFFE  # a longer value is UN because its VR could not say its le
 
 
 def instance_json(
-    data_set: Buffer, transfer_syntax: str, file_offset: int, relax: Callable[[], None] | None = None
+    data_set: Buffer,
+    transfer_syntax: str,
+    file_offset: int,
+    relax: Callable[[], None] | None = None,
+    *,
+    strict: bool = False,
 ) -> bytes:
     """One JSON object in UTF-8, compact, members in the order of their tags.
 
     `data_set` as received (no preamble, no file meta), accepted by `header.read_header`; `file_offset`: where it
-    begins in the DICOM file, in bytes. `relax`: called now and then, so that a mapping lets go of its pages.
+    begins in the file, in bytes. `relax`: called now and then, so that a mapping lets go of its pages.
     """
     encoding = ENCODINGS.get(transfer_syntax, Encoding())
     if transfer_syntax in DEFLATED:
         inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set, PREFIX_BYTES)
-        members = _Walk(inflated, encoding, None).members()
+        members = _Walk(inflated, encoding, None, strict).members()
     else:
         make = _Walk if relax is None else partial(_RestingWalk, relax)
-        members = make(data_set, encoding, file_offset).members()
+        members = make(data_set, encoding, file_offset, strict).members()
     members[_CHARACTER_SET] = _UNICODE
     return _object(members).encode("utf-8", "replace")
 
@@ -109,22 +119,22 @@ class _Scope:
 class _Walk:
     """One walk over one data set. `file_offset` None: its bytes are not those of the file."""
 
-    def __init__(self, data_set: Buffer, encoding: Encoding, file_offset: int | None) -> None:
+    def __init__(self, data_set: Buffer, encoding: Encoding, file_offset: int | None, strict: bool) -> None:
+        self._strict = strict
         self._scanner = Scanner(data_set, encoding)
         self._encoding = encoding
         self._order = ">" if encoding.big_endian else "<"
         self._file_offset = file_offset
         self._left = COST_BYTES
+        self._late = False  # the header was not read as far as this
         self._whole_signed: bool | None = None
 
     def members(self) -> dict[int, str]:
         """What follows the tag of every element, without its braces, by tag."""
         found: dict[int, str] = {}
         scope = _Scope(tuple(python_encodings(b"")), self._encoding.implicit_vr)
-        try:
+        with suppress(Unreadable):  # as far as it can be understood, see above
             self._elements(0, self._scanner.end, scope, found)
-        except Unreadable:
-            return found  # as far as it can be understood, see above
         return found
 
     def _elements(self, position: int, end: int, scope: _Scope, found: dict[int, str]) -> int:
@@ -142,9 +152,20 @@ class _Walk:
                 text, position = self._member(tag, vr, length, start, end, scope)
             else:
                 text = self._inline(tag, row, start, position, scope)
-            if text and tag & 0xFFFF and tag >> 16 not in _LEFT_OUT and tag not in found:
-                found[tag] = text
+            if text and tag & 0xFFFF and tag >> 16 not in _LEFT_OUT:
+                if self._strict and scope.depth == 0:
+                    self._identify(tag, text, found)
+                found.setdefault(tag, text)
         return position
+
+    def _identify(self, tag: int, text: str, found: dict[int, str]) -> None:
+        """Other readers would take another value than the header, which is read up to the last tag that it wants."""
+        if tag not in WANTED:
+            self._late = self._late or tag > LAST_TAG
+        elif found.get(tag, "" if self._late and tag in _IDENTITY else text) != text:
+            raise HeaderRefused(
+                Outcome.NOT_UNDERSTOOD, "the data set says what it is once more, and differently"
+            )
 
     def _spend(self, cost: int) -> None:
         self._left -= cost
@@ -207,8 +228,6 @@ class _Walk:
             return self._whole_signed
         return scope.signed
 
-    # --- sequences ---------------------------------------------------------------------------------------------
-
     def _of_undefined_length(
         self, tag: int, vr: bytes, start: int, end: int, inner: _Scope
     ) -> tuple[str, int]:
@@ -265,10 +284,8 @@ class _Walk:
 class _RestingWalk(_Walk):
     """Calls `relax` once in `_STEPS` elements or fragments: each may bring 64 KiB of a mapping into memory."""
 
-    def __init__(
-        self, relax: Callable[[], None], data_set: Buffer, encoding: Encoding, file_offset: int
-    ) -> None:
-        super().__init__(data_set, encoding, file_offset)
+    def __init__(self, relax: Callable[[], None], *walk: Any) -> None:
+        super().__init__(*walk)
         self._relax = relax
         self._steps = 0
 

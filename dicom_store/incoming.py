@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from dicom_store.header import HeaderRefused, read_beginning, read_header
 from dicom_store.index_queries import Place
 from dicom_store.instance import InstanceHeader
 from dicom_store.part10 import file_start
-from dicom_store.rejection import KEY_OBJECT_SELECTION, RejectionNote, read_note
+from dicom_store.rejection import KEY_OBJECT_SELECTION, MAX_NOTE_BYTES, RejectionNote, read_note
 from dicom_store.scanner import PREFIX_BYTES, Buffer
 from dicom_store.segment_record import HEADER
 from dicom_store.segment_writer import SegmentWriter
@@ -29,11 +30,12 @@ from dicom_store.status import Outcome, StoreRefused
 from dicom_store.study import KeyImageNote
 
 MEMORY_BYTES = 1024 * 1024  # a longer data set is written while it arrives
-NOTE_BYTES = 16 * 1024 * 1024  # the longest Key Object Selection that is looked into
 OPEN_SEGMENTS = 8  # per association: one that interleaves more studies begins new segments
 SEGMENT_BYTES = 1024**3  # a longer segment is left for a new one
 _FIRST_LOOK = 64 * 1024  # a header that is not in the first piece is mostly in these bytes
 _PIECE = 256 * 1024  # of a data set that is read again
+# Decoded, a note of tiny elements takes a hundred times its bytes: one at a time in a process.
+_READING_A_NOTE = threading.Lock()
 _TWICE = "the data set says what it is twice, differently"
 
 Admit = Callable[[InstanceHeader], None]
@@ -173,9 +175,9 @@ class Incoming:
         """
         if self.header.SOPClassUID != KEY_OBJECT_SELECTION:
             return None
-        if self.length > NOTE_BYTES:
-            raise StoreRefused(Outcome.NOT_UNDERSTOOD, "a Key Object Selection of more than 16 MiB")
-        with self._data_set() as (view, _):
+        if self.length > MAX_NOTE_BYTES:
+            raise StoreRefused(Outcome.NOT_UNDERSTOOD, "a Key Object Selection of more than 4 MiB")
+        with _READING_A_NOTE, self._data_set() as (view, _):
             note = read_note(view, self.header.TransferSyntaxUID)
         study = note.StudyInstanceUID if isinstance(note, RejectionNote) else self.header.StudyInstanceUID
         if note and (note.SOPInstanceUID, study) != (

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from dicom_store.dicom_json import instance_json
+from dicom_store.header import HeaderRefused
 from dicom_store.instance import InstanceHeader
 from dicom_store.part10 import data_set_offset
 from dicom_store.scanner import Buffer
@@ -18,10 +19,13 @@ def prepare(
 ) -> bytes | None:
     """The DICOM JSON of a data set that begins at `file_offset` of its file; None, and logged, when that fails.
 
-    Whatever fails: no image is lost for what can be made again. `relax` as in `instance_json`.
+    Whatever fails: no image is lost for what can be made again. Raises `HeaderRefused` for what says twice,
+    differently, which instance it is. `relax` as in `instance_json`.
     """
     try:
-        return instance_json(data_set, header.TransferSyntaxUID, file_offset, relax)
+        return instance_json(data_set, header.TransferSyntaxUID, file_offset, relax, strict=True)
+    except HeaderRefused:
+        raise
     except Exception as error:  # noqa: BLE001  # see above
         # no traceback: it could show values of the data set
         log.error("no metadata of %s: %s", header.SOPInstanceUID, type(error).__name__)  # noqa: TRY400

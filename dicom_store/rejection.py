@@ -26,7 +26,7 @@ from dicom_store.status import Outcome, StoreRefused
 from dicom_store.study import KeyImageNote
 
 KEY_OBJECT_SELECTION = "1.2.840.10008.5.1.4.1.1.88.59"
-MAX_NOTE_BYTES = 32 * 1024 * 1024  # a note that names 50,000 instances
+MAX_NOTE_BYTES = 4 * 1024 * 1024  # a note that names 15,000 instances; inflated
 _IOCM = "IHE RAD TF-3 4.66.4.1.3; dmp-kos-xds 1.5"
 
 

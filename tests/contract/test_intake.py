@@ -19,8 +19,9 @@ from sqlalchemy.exc import OperationalError
 
 from dicom_store.dicom_json import instance_json
 from dicom_store.header import read_header
-from dicom_store.incoming import MEMORY_BYTES, NOTE_BYTES, Incoming
+from dicom_store.incoming import MEMORY_BYTES, Incoming
 from dicom_store.part10 import file_start
+from dicom_store.rejection import MAX_NOTE_BYTES
 from dicom_store.segment_record import HEADER
 from dicom_store.status import Outcome, StoreRefused
 from drimbox.adapters.transactions import SqlTransaction
@@ -254,8 +255,8 @@ def test_what_is_refused_early_or_late_leaves_nothing(box: Box, pixels: int) -> 
     assert box.sizes() == []
 
 
-def test_a_key_object_selection_of_more_than_sixteen_mebibytes(box: Box) -> None:
-    spec = InstanceSpec(sop_class=KEY_OBJECT_SELECTION, pixels=NOTE_BYTES)
+def test_a_key_object_selection_that_is_too_long(box: Box) -> None:
+    spec = InstanceSpec(sop_class=KEY_OBJECT_SELECTION, pixels=MAX_NOTE_BYTES)
     intake = box.intake()
     assert send(intake, spec, MIB) is Outcome.NOT_UNDERSTOOD
     assert "Key Object Selection" in box.refusals()[0]

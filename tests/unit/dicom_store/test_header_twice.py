@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydicom.filereader import read_dataset
 
+from dicom_store.dicom_json import instance_json
 from dicom_store.header import HeaderRefused, read_beginning, read_header
 from dicom_store.incoming import ImageWriter
 from dicom_store.scanner import PREFIX_BYTES
@@ -115,6 +116,37 @@ def test_a_late_contradiction_in_a_long_data_set() -> None:
     blob = (0x00290010, b"UN", bytes(PREFIX_BYTES))
     with pytest.raises(HeaderRefused):
         read_beginning(encoded((PATIENT, b"LO", b"IPP999"), blob)[:PREFIX_BYTES], EXPLICIT, CT, SOP)
+
+
+# --- behind all that the header is read from ----------------------------------------------------------------
+
+BEHIND: Element = (0x00401001, b"SH", b"RP1 ")
+
+
+def behind(*more: Element, after_pixels: bool, without: int = 0) -> bytes:
+    """`more` behind the last attribute of the header, or behind the pixels."""
+    if after_pixels:
+        return encoded(without=without) + b"".join(element(*one) for one in more)
+    return encoded(BEHIND, *more, without=without)
+
+
+@pytest.mark.parametrize("after_pixels", [False, True])
+@pytest.mark.parametrize("without", [0, PATIENT])
+def test_another_patient_behind_the_header_is_refused(without: int, after_pixels: bool) -> None:
+    data = behind((PATIENT, b"LO", b"IPP999"), after_pixels=after_pixels, without=without)
+    assert read(data).PatientID == ("" if without else "IPP101")  # it cannot be seen from there
+    with pytest.raises(HeaderRefused) as refused:
+        instance_json(data, EXPLICIT, 0, strict=True)
+    assert refused.value.outcome is Outcome.NOT_UNDERSTOOD
+    assert b"IPP" in instance_json(data, EXPLICIT, 0)  # of what was kept before, the first counts
+
+
+@pytest.mark.parametrize("after_pixels", [False, True])
+def test_the_same_patient_behind_the_header_and_another_description(after_pixels: bool) -> None:
+    same = behind((PATIENT, b"LO", b"IPP101"), after_pixels=after_pixels)
+    assert b"IPP101" in instance_json(same, EXPLICIT, 0, strict=True)
+    late = behind((DESCRIPTION, b"LO", b"ONE "), after_pixels=after_pixels, without=DESCRIPTION)
+    assert b"ONE" in instance_json(late, EXPLICIT, 0, strict=True)
 
 
 # --- notes: what they say of other instances is read to the end ---------------------------------------------
