@@ -130,7 +130,9 @@ def _first_line(error: DBAPIError) -> str:
 
 def _engine(url: str, busy_timeout: float) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=_SERVER_LOST)
+        engine = create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=_SERVER_LOST)
+        event.listen(engine, "connect", _configure_postgresql)
+        return engine
     engine = create_engine(url, connect_args={"timeout": busy_timeout}, hide_parameters=True)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -143,6 +145,15 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _configure_postgresql(connection: Any, _record: Any) -> None:
+    """A server may be set to answer a commit before it is durable: never to us. What is stricter stays."""
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        if cursor.fetchone()[0] == "off":
+            cursor.execute("SET SESSION synchronous_commit = on")
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from dicom_store.archive import Archive
 from dicom_store.index import Base as ImagesBase
@@ -176,4 +177,20 @@ def test_a_commit_is_durable_on_sqlite(tmp_path: Path) -> None:
     with database.engine.connect() as connection:
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert connection.execute(text("PRAGMA synchronous")).scalar() == 2  # FULL
+    database.close()
+
+
+@pytest.mark.parametrize(("configured", "session"), [("off", "on"), ("remote_apply", "remote_apply")])
+def test_a_commit_is_durable_on_a_server_that_is_set_otherwise(
+    postgresql: str, configured: str, session: str
+) -> None:
+    name = f"test_{configured}_{uuid.uuid4().hex}"
+    administrator = create_engine(f"{postgresql}/postgres", isolation_level="AUTOCOMMIT")
+    with administrator.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+        connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = {configured}"))
+    administrator.dispose()
+    database = Database(f"{postgresql}/{name}")
+    with database.writing() as opened:
+        assert opened.execute(text("SHOW synchronous_commit")).scalar() == session
     database.close()
