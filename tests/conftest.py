@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,13 @@ from pynetdicom import _config
 from sqlalchemy import create_engine, text
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of few tests first: their tests are the long ones, and nobody should wait for them at the end."""
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: (counts[item.path], str(item.path)))
 
 
 @pytest.fixture(autouse=True)
