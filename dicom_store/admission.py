@@ -6,6 +6,7 @@ A-ASSOCIATE-RQ and -AC are decoded, negotiated and encoded by pynetdicom; both e
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -25,11 +26,14 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import negotiate_unrestricted
 from pynetdicom.sop_class import Verification
 
+from dicom_store.association_items import known_items
 from dicom_store.header import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from dicom_store.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_store.senders import Misfit, Sender, misfit
 from dicom_store.sink import Peer, Service, Sink
 from dicom_store.upper_layer import MAXIMUM_PDU, PDU_HEADER, PduType, invalid
 
+SERVICES_BYTES = 32 * 1024 * 1024  # of requests to the rare services, of all associations
 LEAST_PDU = 128  # a peer that takes less cannot take our answers
 SERVICE_SYNTAXES = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN]
 _FIXED = struct.Struct(">H2x16s16s32x")  # protocol version, called, calling (PS3.8 Table 9-11)
@@ -41,6 +45,9 @@ class Rejection(Enum):
     PROTOCOL = 1, 2, 2, "the protocol version is not 1"
     CALLED = 1, 1, 7, "the called AE title is not ours"
     CALLING = 1, 1, 3, "the calling AE title is not known"
+    ADDRESS = 1, 1, 3, "the calling AE title is not known at this address"
+    CLEAR = 1, 1, 3, "the calling AE title is known over TLS only"
+    CERTIFICATE = 1, 1, 3, "the calling AE title is not known with certificate {certificate}"
     CONTEXT_NAME = 1, 1, 2, "the application context is not DICOM's"
     LIMIT = 2, 3, 2, "too many associations"
     PEER_LIMIT = 2, 3, 2, "too many associations of this address"
@@ -50,20 +57,47 @@ class Rejection(Enum):
         """Result, source, reason."""
         return self.value[:3]
 
-    @property
-    def words(self) -> str:
-        """Why, for logs and trace."""
-        return self.value[3]
+    def said_of(self, peer: Peer) -> str:
+        """Why, for logs and trace; of a certificate its SHA-256 alone."""
+        return self.value[3].replace("{certificate}", str(peer.certificate_sha256))
+
+
+_OF_MISFIT = {
+    Misfit.TITLE: Rejection.CALLING,
+    Misfit.ADDRESS: Rejection.ADDRESS,
+    Misfit.CLEAR: Rejection.CLEAR,
+    Misfit.CERTIFICATE: Rejection.CERTIFICATE,
+}
+
+
+class Room:
+    """Bytes that may be held at once, all associations together."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Whether there is as much left; then it is taken."""
+        with self._lock:
+            fits = size <= self._left
+            self._left -= size if fits else 0
+            return fits
+
+    def give_back(self, size: int) -> None:
+        """It is free again."""
+        with self._lock:
+            self._left += size
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a door offers and bounds. An empty `calling_ae_titles` means nobody.
+    """What a door offers and bounds. `calling_ae_titles`, `senders`: who may call (`senders.misfit`); empty = nobody.
 
     `idle_timeout`: seconds of silence and for each PDU; `artim`: for an A-ASSOCIATE-RQ; `pause`: before a rejection,
     which pynetdicom as requestor takes for a failed connection when it comes at once; `closing`: for the peer to close
-    after our last PDU. `services`: beside Storage and Verification, by SOP class UID. `on_refused`: see
-    `scp.DicomDoor`.
+    after our last PDU. `services`: beside Storage and Verification, by SOP class UID; their requests are
+    held in `service_room`. `on_refused`: see `scp.DicomDoor`.
     """
 
     ae_title: str
@@ -74,16 +108,19 @@ class Terms:
     open_sink: Callable[[Peer], Sink]
     on_refused: Callable[[Peer, str], None] = lambda _peer, _reason: None
     services: Mapping[str, Service] = field(default_factory=dict)
+    service_room: Room = field(default_factory=lambda: Room(SERVICES_BYTES))
     pause: float = 0.05
     closing: float = 2.0
+    senders: tuple[Sender, ...] = ()
 
-    def judge(self, version: int, called: str, calling: str) -> Rejection | None:
+    def judge(self, version: int, called: str, peer: Peer) -> Rejection | None:
         """What the fixed fields of a request already decide: nothing more of a stranger's is decoded."""
         if not version & 1:
             return Rejection.PROTOCOL
         if called != self.ae_title:
             return Rejection.CALLED
-        return None if calling in self.calling_ae_titles else Rejection.CALLING
+        found = misfit(self.calling_ae_titles, self.senders, peer)
+        return _OF_MISFIT[found] if found else None
 
     def takes_storage(self, abstract_syntax: str) -> bool:
         """Whether a context may carry C-STORE: neither Verification nor one of the services."""
@@ -121,10 +158,10 @@ class Agreement:
 
 
 def read_request(body: bytes | bytearray) -> Any:
-    """The A-ASSOCIATE primitive of the body of an A-ASSOCIATE-RQ. Raises `Abort`."""
-    request = A_ASSOCIATE_RQ()
+    """The A-ASSOCIATE primitive of the body of an A-ASSOCIATE-RQ, of the items that are read. Raises `Abort`."""
+    known, request = known_items(body), A_ASSOCIATE_RQ()
     try:
-        request.decode(PDU_HEADER.pack(PduType.A_ASSOCIATE_RQ, len(body)) + bytes(body))
+        request.decode(PDU_HEADER.pack(PduType.A_ASSOCIATE_RQ, len(known)) + known)
         primitive = request.to_primitive()
         contexts = primitive.presentation_context_definition_list
         numbers = {context.context_id for context in contexts}
@@ -184,7 +221,8 @@ def agree(primitive: Any, terms: Terms) -> Agreement:
     roles = {
         one.sop_class_uid: (one.scu_role, one.scp_role)
         for one in asked
-        if isinstance(one, SCP_SCU_RoleSelectionNegotiation)
+        # neither of both proposes nothing, and could not be answered
+        if isinstance(one, SCP_SCU_RoleSelectionNegotiation) and (one.scu_role or one.scp_role)
     }
     results, role_answers = negotiate_unrestricted(proposed, offered(terms.services), roles)
     contexts = {

@@ -18,13 +18,15 @@ from dicom_store import admission, upper_layer
 from dicom_store.admission import Rejection, Terms
 from dicom_store.connections import Connections, Place
 from dicom_store.dialogue import Dialogue
+from dicom_store.failure import log_failure
 from dicom_store.receive_loop import ConnectionEnded, TooSlow, Wire
 from dicom_store.sink import Peer
-from dicom_store.upper_layer import SERVICE_USER, TABLE, Abort, Action, Event, Reason, State
+from dicom_store.upper_layer import SERVICE_PROVIDER, SERVICE_USER, TABLE, Abort, Action, Event, Reason, State
 
 log = logging.getLogger(__name__)
 
 WITHIN = "the connection ended within a message"
+LOOPBACK = ("127.0.0.1", "::1")
 NO_DICOM = "not DICOM: no association was requested"
 
 
@@ -69,15 +71,12 @@ class Association:
 
     def run(self) -> None:
         """Until the connection is over; the socket is left to the caller to close."""
-        try:
-            ending = self._live()
-            self._connections.rest(self._place)
-            with suppress(ConnectionEnded, TooSlow):  # who is gone needs no last word
-                if ending.pdu is not None:
-                    self._wire.send(ending.pdu)
-        finally:
-            if self._dialogue is not None:
-                self._dialogue.close()
+        ending = self._live()
+        self._connections.rest(self._place)
+        with suppress(ConnectionEnded, TooSlow):  # who is gone needs no last word
+            if ending.pdu is not None:
+                self._wire.send(ending.pdu)
+        self._close()
         if ending.said:
             self._say(ending.said)
         if ending.refused:
@@ -86,7 +85,7 @@ class Association:
             self._wire.drain(self._terms.closing)
 
     def stop(self) -> None:
-        """By another thread: abort; at once when idle, else when the instance at hand is stored."""
+        """By another thread: abort; an instance that has come whole is stored and answered first."""
         self._stopping = True
         with suppress(OSError):  # it has just ended by itself
             # not SSLSocket's own shutdown, which takes the TLS layer away under its thread
@@ -104,6 +103,17 @@ class Association:
             return self._too_slow()
         except ConnectionEnded:
             return self._cut()
+        except Exception as error:  # noqa: BLE001 - the door: an answer to the peer, a log and a row, never silence
+            log_failure(log, "an association failed", error)
+            pdu = upper_layer.abort_pdu(SERVICE_PROVIDER, Reason.NOT_SPECIFIED)
+            return _Ending(pdu, "Association aborted", "association aborted: a failure of the appliance")
+
+    def _close(self) -> None:
+        try:
+            if self._dialogue is not None:
+                self._dialogue.close()
+        except Exception as error:  # noqa: BLE001 - what was acknowledged is safe without: a log, and the end goes on
+            log_failure(log, "the end of an association failed", error)
 
     def _pdu(self) -> None:
         dialogue = self._dialogue
@@ -128,7 +138,7 @@ class Association:
         body = self._wire.take(length)
         version, called, calling = admission.fixed_fields(body)
         self._peer = replace(self._peer, ae_title=calling)
-        rejection = self._terms.judge(version, called, calling)
+        rejection = self._terms.judge(version, called, self._peer)
         if rejection is not None:
             self._reject(rejection)
         primitive = admission.read_request(body)
@@ -150,7 +160,7 @@ class Association:
         raise _Ending(
             upper_layer.reject_pdu(*rejection.code),
             "Association request rejected",
-            f"association rejected: {rejection.words}",
+            f"association rejected: {rejection.said_of(self._peer)}",
         )
 
     # --- endings ---------------------------------------------------------------------------------------------
@@ -175,7 +185,8 @@ class Association:
     def _abort(self, abort: Abort) -> _Ending:
         log.warning("association aborted: %s, from %s", abort.text, self._peer.address)
         if self._phase is State.AWAITING_REQUEST:  # AA-1, whatever came
-            return _Ending(upper_layer.abort_pdu(SERVICE_USER, Reason.NOT_SPECIFIED), refused=NO_DICOM)
+            refused = f"association aborted: {abort.text}" if self._peer.ae_title else NO_DICOM
+            return _Ending(upper_layer.abort_pdu(SERVICE_USER, Reason.NOT_SPECIFIED), refused=refused)
         pdu = upper_layer.abort_pdu(abort.source, abort.reason)
         return _Ending(pdu, "Association aborted", f"association aborted: {abort.text}")
 
@@ -194,7 +205,7 @@ class Association:
     def _say(self, what: str) -> None:
         """Log what becomes of it; those of this machine, which looks at its own health, quietly."""
         address = self._peer.address
-        quiet = address in ("127.0.0.1", "::1") or address == own_address(self._connection)
+        quiet = address in (*LOOPBACK, own_address(self._connection))
         log.log(
             logging.DEBUG if quiet else logging.INFO,
             "%s: calling AE %s at %s",

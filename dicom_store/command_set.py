@@ -42,6 +42,7 @@ class Status(IntEnum):
     PROCESSING_FAILURE = 0x0110
     SOP_CLASS_NOT_SUPPORTED = 0x0122
     UNRECOGNIZED_OPERATION = 0x0211
+    RESOURCE_LIMITATION = 0x0213
 
 
 # Element of group 0000 → keyword, VR (PS3.7 E.1).

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from io import BytesIO
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.dataelem import RawDataElement
 from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
 from dicom_store.header import ENCODINGS
 from dicom_store.paths import InvalidUID, check_uid
-from dicom_store.rejection import UNREADABLE
-from dicom_store.scanner import UNDEFINED_LENGTH, Encoding
+from dicom_store.references import TooMany, read_references
+from dicom_store.scanner import Encoding
 
 SOP_CLASS, SOP_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"  # PS3.4 J.3.5
 REQUEST = 1  # Action Type ID, J.3.2.1
@@ -132,18 +129,18 @@ def read_request(command: Mapping[str, Any], data_set: bytes, transfer_syntax: s
         if str(command.get(keyword, "")).strip("\0 ") != str(expected):
             raise RequestRefused(status, f"{keyword} is not of Storage Commitment")
     try:
-        information = _decode(data_set, transfer_syntax)
-        transaction = check_uid(_text(information, "TransactionUID"))
-        asked = tuple(dict.fromkeys(_references(information)))
+        said, asked = read_references(data_set, _encoding(transfer_syntax), MOST_REFERENCES)
+        transaction = check_uid(said)
+        named = tuple(dict.fromkeys(Asked(check_uid(one), check_uid(other)) for one, other in asked))
+    except TooMany as error:
+        raise RequestRefused(Status.RESOURCE_LIMITATION, f"more than {MOST_REFERENCES} instances") from error
     except InvalidUID as error:
         raise RequestRefused(Status.INVALID_ARGUMENT, "a UID is missing or is not one") from error
-    except UNREADABLE as error:
+    except ValueError as error:
         raise RequestRefused(Status.INVALID_ARGUMENT, "the action information cannot be read") from error
-    if not asked:
+    if not named:
         raise RequestRefused(Status.INVALID_ARGUMENT, "ReferencedSOPSequence is missing or empty")
-    if len(asked) > MOST_REFERENCES:
-        raise RequestRefused(Status.RESOURCE_LIMITATION, f"more than {MOST_REFERENCES} instances")
-    return CommitmentRequest(transaction, asked)
+    return CommitmentRequest(transaction, named)
 
 
 _EXPECTED = (
@@ -151,30 +148,6 @@ _EXPECTED = (
     ("RequestedSOPInstanceUID", SOP_INSTANCE, Status.NO_SUCH_INSTANCE),
     ("ActionTypeID", REQUEST, Status.NO_SUCH_ACTION),
 )
-
-
-def _references(information: Dataset) -> Iterator[Asked]:
-    for item in _items(information):
-        _require_whole(item)
-        yield Asked(
-            check_uid(_text(item, "ReferencedSOPClassUID")),
-            check_uid(_text(item, "ReferencedSOPInstanceUID")),
-        )
-
-
-def _items(information: Dataset) -> Sequence[Dataset]:
-    if "ReferencedSOPSequence" not in information:
-        return ()
-    element = information["ReferencedSOPSequence"]
-    if element.VR != "SQ":
-        raise TypeError("ReferencedSOPSequence is no sequence")
-    return tuple(element.value)
-
-
-def _text(item: Dataset, keyword: str) -> str:
-    value = item.get_item(keyword).value if keyword in item else b""
-    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
-    return text.strip("\0 ")
 
 
 def _item(asked: Asked, reason: Reason | None = None) -> Dataset:
@@ -190,20 +163,6 @@ def _encoding(transfer_syntax: str) -> Encoding:
     if transfer_syntax not in TRANSFER_SYNTAXES:
         raise ValueError("not a transfer syntax of Storage Commitment here")
     return ENCODINGS.get(transfer_syntax, Encoding())
-
-
-def _decode(data_set: bytes, transfer_syntax: str) -> Dataset:
-    encoding = _encoding(transfer_syntax)
-    information = read_dataset(BytesIO(data_set), encoding.implicit_vr, not encoding.big_endian)
-    _require_whole(information)
-    return information
-
-
-def _require_whole(item: Dataset) -> None:
-    """pydicom reads on when a value is cut short: refuse it, instances may be missing."""
-    raw = (element for element in item.values() if isinstance(element, RawDataElement))
-    if any(len(one.value or b"") != one.length for one in raw if one.length != UNDEFINED_LENGTH):
-        raise ValueError("a value is cut short")
 
 
 def encode(information: Dataset, transfer_syntax: str) -> bytes:

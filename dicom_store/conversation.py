@@ -18,6 +18,7 @@ from pynetdicom.pdu import P_DATA_TF
 from dicom_store.admission import Rejection, Terms, prefer_explicit
 from dicom_store.command_set import COMMAND_BYTES, NO_DATA_SET, CommandField, Status, error_comment
 from dicom_store.connections import Connections, Place
+from dicom_store.failure import log_failure
 from dicom_store.reference_services import action_handler
 from dicom_store.sink import Peer, Sink, StoreCommand
 from dicom_store.status import ANSWERS, Outcome
@@ -84,35 +85,45 @@ class Conversation:
         elif self._received:
             self._terms.on_refused(self.peer, "the connection ended within a message")
 
-    def on_requested(self, event: Any) -> None:
-        """Before pynetdicom negotiates: our preference of syntaxes, and the places that there are."""
-        prefer_explicit(self._association.requestor.primitive.presentation_context_definition_list)
-        rejection = self._connections.admit(self._place)
+    def on_requested(self, _event: Any) -> None:
+        """Before pynetdicom negotiates, which is told to let everybody in: who asks, and the places that there are."""
+        try:
+            rejection = self._judged(self._association.requestor.primitive)
+            if rejection is not None:
+                self._association.acse.send_reject(*rejection.code)
+                self._rejected(rejection.said_of(self.peer))
+                self._association.kill()
+        except Exception as error:  # noqa: BLE001 - pynetdicom would log it, and let the peer in
+            self._association.abort()
+            log_failure(log, "an association failed", error)
+            self._terms.on_refused(self.peer, "association aborted: a failure of the appliance")
+
+    def _judged(self, asked: Any) -> Rejection | None:
+        """Also puts our preference of syntaxes into the request."""
+        self._association.requestor.ae_title = asked.calling_ae_title
+        rejection = self._terms.judge(1, str(asked.called_ae_title).strip(), self.peer)
         if rejection is not None:
-            self._association.acse.send_reject(*rejection.code)
-            self._rejected(event, rejection.words)
-            self._association.kill()
+            return rejection
+        prefer_explicit(asked.presentation_context_definition_list)
+        return self._connections.admit(self._place)
 
-    def on_rejected(self, event: Any) -> None:
-        """A-ASSOCIATE-RJ was sent by pynetdicom (PS3.8 9.3.4): say why."""
-        entity, asked = self._association.ae, self._association.requestor.primitive
-        if str(asked.called_ae_title).strip() != entity.ae_title:
-            reason = Rejection.CALLED
-        elif str(asked.calling_ae_title).strip() not in entity.require_calling_aet:
-            reason = Rejection.CALLING
-        else:
-            reason = Rejection.CONTEXT_NAME
-        self._rejected(event, reason.words)
+    def on_rejected(self, _event: Any) -> None:
+        """pynetdicom rejected what our own rules admit."""
+        self._rejected("it is not acceptable to pynetdicom")
 
-    def _rejected(self, event: Any, words: str) -> None:
-        self.on_change(event)
+    def _rejected(self, words: str) -> None:
+        self._say(evt.EVT_REJECTED.description)
         self._terms.on_refused(self.peer, f"association rejected: {words}")
 
     def on_change(self, event: Any) -> None:
-        """Log what becomes of the association; those of this machine, which looks at its own health, quietly."""
+        """Log what becomes of the association."""
+        self._say(event.event.description)
+
+    def _say(self, what: str) -> None:
+        """Those of this machine, which looks at its own health, quietly."""
         peer = self.peer
         level = logging.DEBUG if self._is_of_this_machine() else logging.INFO
-        log.log(level, "%s: calling AE %s at %s", event.event.description, peer.ae_title, peer.address)
+        log.log(level, "%s: calling AE %s at %s", what, peer.ae_title, peer.address)
 
     def _is_of_this_machine(self) -> bool:
         """Whether it comes from the address that the door listens on, or by loopback."""

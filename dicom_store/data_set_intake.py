@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dicom_store.admission import Context
+from dicom_store.admission import Context, Room
 from dicom_store.command_set import DATA_SET, RESPONSE, Status, response
+from dicom_store.failure import log_failure
 from dicom_store.receive_loop import Wire
 from dicom_store.sink import Association, Peer, Service
 from dicom_store.status import ANSWERS
@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 PIECE_BYTES = 1024 * 1024
 EARLY_BYTES = 16 * 1024  # of the first piece: enough for a header, so that it is read while the pixels come
-SERVICE_BYTES = 16 * 1024 * 1024  # of the data set of a rare service
+PDU_BYTES = 96 * 1024  # of the following ones: hashed while the next PDU comes
+SERVICE_BYTES = 8 * 1024 * 1024  # of the data set of a rare service: 50,000 references of 64 characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +87,12 @@ class StoreIntake:
             self._filled = end
             if end == len(self._piece):
                 self._hand_over()
+                wire.again()
         return None
 
     def pdu_ended(self) -> None:
-        """Hand over the first piece early."""
-        if not self._begun and self._filled >= EARLY_BYTES:
+        """Hand over what there is, the first piece early."""
+        if self._filled >= (PDU_BYTES if self._begun else EARLY_BYTES):
             self._hand_over()
 
     def _hand_over(self) -> None:
@@ -134,7 +136,10 @@ class Skipping:
 
 
 class ServiceIntake:
-    """A rare service: its data set in memory, bounded; then its own answer."""
+    """A rare service: its data set in memory, bounded; then its own answer.
+
+    `room`: what those of all associations share; without any left, 0x0213 is answered (PS3.7 C.5).
+    """
 
     def __init__(
         self,
@@ -143,6 +148,7 @@ class ServiceIntake:
         service: Service,
         peer: Peer,
         association: Association,
+        room: Room,
     ) -> None:
         self._request = request
         self._context = context
@@ -150,25 +156,44 @@ class ServiceIntake:
         self._peer = peer
         self._association = association
         self._bound = Bounded(SERVICE_BYTES)
+        self._room = room
+        self._held = 0
+        self._crowded = False
         self._data_set = bytearray()
 
     def receive(self, wire: Wire, size: int) -> None:
-        """Read into memory."""
+        """Read into memory, while there is room."""
         self._bound.count(size)
+        self._crowded = self._crowded or not self._room.take(size)
+        if self._crowded:
+            self._let_go()
+            return wire.skip(size)
+        self._held += size
         self._data_set += wire.take(size)
+        return None
 
     def pdu_ended(self) -> None:
         """Only the whole is handed over."""
 
     def finish(self) -> Reply:
         """What the service answers; a failure of it is answered and logged."""
-        return answer_of(
-            self._service, self._request, bytes(self._data_set), self._context.transfer_syntax, self._peer,
-            self._association,
-        )  # fmt: skip
+        if self._crowded:
+            return Reply(response(self._request, Status.RESOURCE_LIMITATION))
+        try:
+            return answer_of(
+                self._service, self._request, bytes(self._data_set), self._context.transfer_syntax, self._peer,
+                self._association,
+            )  # fmt: skip
+        finally:
+            self._let_go()
 
     def abandon(self) -> None:
         """The service was told nothing."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._room.give_back(self._held)
+        self._held, self._data_set = 0, bytearray()
 
 
 def answer_of(
@@ -183,8 +208,7 @@ def answer_of(
     try:
         answer = service.handle(request, data_set, transfer_syntax, peer, association)
     except Exception as error:  # noqa: BLE001 - the door: an answer to the peer and a log, never silence
-        where = "".join(traceback.format_tb(error.__traceback__))
-        log.error("a service failed: %s\n%s", type(error).__name__, where)  # noqa: TRY400
+        log_failure(log, "a service failed", error)
         return Reply(response(request, Status.PROCESSING_FAILURE))
     frame = {
         "CommandField": request["CommandField"] | RESPONSE,

@@ -100,6 +100,8 @@ class Dialogue:
             if self._intake is not None:
                 self._intake.abandon()
         finally:
+            self._forget()
+            self._piece = None  # a megabyte, which would wait for the next collection of cycles
             if self._reports is not None:
                 self._reports.close()
             if self._sink is not None:
@@ -136,6 +138,7 @@ class Dialogue:
         except CommandSetInvalid as error:
             raise Abort(f"a command that cannot be read: {error}") from error
         self._intake = self._intake_of(context, command)
+        self._wire.again()
         if not has_data_set(command):
             self._finish(context, self._intake)
 
@@ -156,9 +159,11 @@ class Dialogue:
             # one operation at a time: no asynchronous window was negotiated (PS3.7 D.3.3.3)
             raise Abort("a message before the answer to the last")
         self._reply = None
-        self._send(self._replying, reply.command, reply.data_set)
-        if reply.refused:
-            self._terms.on_refused(self._peer, reply.refused)
+        try:
+            self._send(self._replying, reply.command, reply.data_set)
+        finally:  # refused also when the peer does not wait for the answer
+            if reply.refused:
+                self._terms.on_refused(self._peer, reply.refused)
 
     def _send(self, context_id: int, command: Mapping[str, Any], data_set: bytes | None) -> None:
         self._wire.send(message_pdus(context_id, encode(command), data_set, self._agreement.maximum))
@@ -218,7 +223,8 @@ class Dialogue:
         named = command.get("RequestedSOPClassUID", command.get("AffectedSOPClassUID"))
         if named != context.abstract_syntax or self._reports is None:
             return self._skip(Reply(response(command, Status.SOP_CLASS_NOT_SUPPORTED)))
-        return ServiceIntake(command, context, service, self._peer, Asker(self._reports, context))
+        asker = Asker(self._reports, context)
+        return ServiceIntake(command, context, service, self._peer, asker, self._terms.service_room)
 
     def _skip(self, reply: Reply | None) -> Intake:
         return Skipping(reply, self._terms.max_instance_bytes)

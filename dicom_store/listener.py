@@ -5,6 +5,7 @@ pynetdicom reads a PDU of any announced length with no limit in time; here a PDU
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import socket
@@ -20,7 +21,7 @@ from pynetdicom import evt
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicom_store.admission import Terms
-from dicom_store.association import Association
+from dicom_store.association import LOOPBACK, Association
 from dicom_store.connections import Connections, Place
 from dicom_store.conversation import Conversation
 from dicom_store.sink import Peer
@@ -30,7 +31,15 @@ log = logging.getLogger(__name__)
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
 
+_PAUSE = 0.2  # seconds before the next try, when no connection can be taken
+_LEFT = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
+
 TlsContext = Callable[[], ssl.SSLContext]
+
+
+class TlsUnusable(OSError):
+    """Our own certificate, its key or the authorities cannot be used: no fault of the peer."""
 
 
 class PduReader:
@@ -90,6 +99,16 @@ class BoundedServer:
         BaseServer.shutdown(self)  # not pynetdicom's: it looks for the server in its AE's list
         self.server_close()
 
+    def get_request(self: Any) -> tuple[Any, Any]:
+        """The next connection. Without a file descriptor for it, a pause: it would be tried again at once, for ever."""
+        try:
+            return super().get_request()  # type: ignore[misc,no-any-return]  # of socketserver
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTOR:
+                log.error("no connection can be taken: %s", error.strerror)  # noqa: TRY400 nothing else to show
+                time.sleep(_PAUSE)
+            raise
+
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Close at once what exceeds even the spare connections."""
         return self.connections.enter(request, str(client_address[0]))
@@ -116,12 +135,16 @@ class BoundedServer:
     def secured(self, request: socket.socket, place: Place) -> tuple[socket.socket, str | None]:
         """The connection, within TLS when the door speaks it, and the SHA-256 of its client certificate.
 
-        Raises `OSError` when the handshake fails, or takes longer than an A-ASSOCIATE-RQ may.
+        Raises `OSError` when the handshake fails, or takes longer than an A-ASSOCIATE-RQ may; `TlsUnusable`.
         """
         if self.tls is None:
             return request, None
+        try:
+            context = self.tls()
+        except OSError as error:
+            raise TlsUnusable(type(error).__name__) from error
         request.settimeout(self.terms.artim)
-        connection = self.tls().wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        connection = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         place.connection = connection
         try:
             connection.do_handshake()
@@ -131,14 +154,24 @@ class BoundedServer:
         certificate = connection.getpeercert(binary_form=True)
         return connection, hashlib.sha256(certificate).hexdigest() if certificate else None
 
-    def handshake_failed(self, address: str, error: OSError) -> None:
-        """TLS was not agreed: said of who tried to speak; a connection that only opened and closed is none of those."""
-        log.info("TLS not agreed with %s: %s", address, type(error).__name__)
-        if isinstance(error, ssl.SSLError) and not isinstance(
-            error, ssl.SSLEOFError | ssl.SSLZeroReturnError
-        ):
+    def handshake_failed(self: Any, address: str, error: OSError) -> None:
+        """TLS was not agreed: said of who tried to speak.
+
+        A connection that leaves before it has spoken is none of those: this machine looks at its own health that way.
+        """
+        if isinstance(error, TlsUnusable):
+            return log.error("our TLS files cannot be used, %s was sent away: %s", address, error.args[0])
+        quiet = address in (*LOOPBACK, self.server_address[0])
+        log.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "TLS not agreed with %s: %s",
+            address,
+            type(error).__name__,
+        )
+        if isinstance(error, ssl.SSLError) and not isinstance(error, _LEFT):
             reason = (error.reason or "handshake failed").replace("_", " ").lower()
             self.terms.on_refused(Peer("", address, uuid.uuid4().hex), f"TLS refused: {reason}")
+        return None
 
 
 class OwnServer(BoundedServer, ThreadingTCPServer):

@@ -109,6 +109,10 @@ class Wire:
             self._at += count
             size -= count
 
+    def again(self) -> None:
+        """The time until now was ours (a slow disk): the rest of the PDU has its whole time from here."""
+        self._until(self._timeout)
+
     def ahead(self) -> int | None:
         """Type of the PDU that has begun to come already; None while there is silence, or the end."""
         if self._at == self._end:

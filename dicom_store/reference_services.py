@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,13 +10,14 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 
+from dicom_store.failure import log_failure
 from dicom_store.header import ENCODINGS
 from dicom_store.scanner import Encoding
 from dicom_store.sink import Peer, Service
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 16 * 1024 * 1024  # of the data set of a request
+MOST_BYTES = 8 * 1024 * 1024  # of the data set of a request
 _PROCESSING_FAILURE, _NO_SUCH_CLASS, _RESOURCES = 0x0110, 0x0118, 0x0213  # PS3.7 C.5
 
 
@@ -66,9 +66,7 @@ def action_handler(
         try:
             answer = service.handle(command, data_set, transfer_syntax, peer(), association)
         except Exception as error:  # noqa: BLE001 - the door: an answer to the peer and a log, never silence
-            # no message: it may quote the data set
-            where = "".join(traceback.format_tb(error.__traceback__))
-            log.error("N-ACTION failed: %s\n%s", type(error).__name__, where)  # noqa: TRY400
+            log_failure(log, "N-ACTION failed", error)
             return _PROCESSING_FAILURE, None
         return _status(answer.status, str(answer.elements.get("ErrorComment", ""))), None
 

@@ -24,7 +24,10 @@ class _Report:
 
 
 class Reports:
-    """The reports of one association. `timeout`: seconds for a report to be sent and answered."""
+    """The reports of one association. `timeout`: seconds for a report to be sent and answered.
+
+    A peer that left one unanswered is asked no other until it answers: whoever reports would wait each time.
+    """
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
@@ -33,6 +36,7 @@ class Reports:
         self._sent: dict[int, _Report] = {}
         self._last_id = 0
         self._ended = False
+        self._mute = False
         self._owner = threading.get_ident()
         self._bell, self._rung = socket.socketpair()
         self._rung.setblocking(False)
@@ -48,7 +52,7 @@ class Reports:
         return bool(self._sent)
 
     def ask(self, context: Context, command: Mapping[str, Any], data_set: bytes) -> bool:
-        """Have a report sent; whether the peer answered success in time. False when the association has ended.
+        """Have a report sent; whether the peer answered success in time. False when it has ended, or is mute.
 
         Raises RuntimeError when the association's own thread asks: it would wait for itself.
         """
@@ -56,7 +60,7 @@ class Reports:
             raise RuntimeError("a report has to be asked by another thread than that of the association")
         report = _Report(context.context_id, command, data_set)
         with self._lock:
-            if self._ended:
+            if self._ended or self._mute:
                 return False
             self._waiting.append(report)
             self._bell.send(b"!")
@@ -75,6 +79,7 @@ class Reports:
         """The peer's N-EVENT-REPORT-RSP; one that nobody waits for any more is nobody's."""
         with self._lock:
             report = self._sent.pop(message_id, None)
+            self._mute = False
         if report is not None:
             report.success = status == Status.SUCCESS
             report.done.set()
@@ -97,6 +102,7 @@ class Reports:
 
     def _forget(self, report: _Report) -> None:
         with self._lock:
+            self._mute = self._mute or any(one is report for one in self._sent.values())
             self._waiting = [one for one in self._waiting if one is not report]
             self._sent = {number: one for number, one in self._sent.items() if one is not report}
 

@@ -7,7 +7,6 @@ sender proposes first. A C-STORE becomes an `Arrival` of a `Sink`; its outcome b
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -17,6 +16,7 @@ from dicom_store.admission import Terms, offered
 from dicom_store.connections import Connections
 from dicom_store.listener import OwnServer, ReferenceHandler, ReferenceServer, TlsContext
 from dicom_store.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_store.senders import Sender
 from dicom_store.sink import Peer, Service, Sink
 from dicom_store.upper_layer import MAXIMUM_PDU
 
@@ -25,14 +25,15 @@ Engine = Literal["own", "reference"]
 
 
 class DicomDoor:
-    """The SCP. An empty `calling_ae_titles` means nobody; `idle_timeout` in seconds, also for each PDU.
+    """The SCP. Who may call: one of `calling_ae_titles`, but a title that `senders` has as one of those rows only.
 
-    `max_instance_bytes`: of a data set; more is aborted. `max_associations_per_address`: 0 = as many as of all.
-    `services`: beside Storage and Verification, by SOP class UID. `tls`: the context of each new connection, mutual
-    when the context says so; None = plain. `on_refused(peer, reason)` is told of associations rejected or aborted by
-    us, of connections that ended within a message or were no DICOM, of TLS handshakes refused, and of C-STORE commands
-    that name no instance. `engine`: ours, or pynetdicom's, which is slow, holds data sets in memory, and is there to
-    compare.
+    `idle_timeout` in seconds, also for each PDU. `max_instance_bytes`: of a data set; more is aborted.
+    `max_associations_per_address`: 0 = as many as of all. `services`: beside Storage and Verification, by SOP class
+    UID. `tls`: the context of each new connection, mutual when the context says so; None = plain.
+    `on_refused(peer, reason)` is told of associations rejected or aborted by us, of connections that ended within a
+    message or were no DICOM, of TLS handshakes refused, and of C-STORE commands that name no instance. `connections`:
+    shared with another door, whose limits then count for both together; stop both then by `stop_doors`. `engine`:
+    ours, or pynetdicom's, which is slow, holds data sets in memory, and is there to compare.
     """
 
     def __init__(
@@ -50,11 +51,12 @@ class DicomDoor:
         max_associations_per_address: int = 0,
         services: Mapping[str, Service] | None = None,
         tls: TlsContext | None = None,
+        connections: Connections | None = None,
+        senders: Sequence[Sender] = (),
         engine: Engine = "own",
     ) -> None:
         self._address = (host, port)
-        self._max_associations = max_associations
-        self._per_address = max_associations_per_address
+        self.connections = connections or Connections(max_associations, max_associations_per_address)
         self._tls = tls
         self._engine = engine
         self._terms = Terms(
@@ -66,6 +68,7 @@ class DicomDoor:
             open_sink=open_sink,
             on_refused=on_refused,
             services=services or {},
+            senders=tuple(senders),
         )
         self._server: OwnServer | ReferenceServer | None = None
 
@@ -75,9 +78,11 @@ class DicomDoor:
         return int(self._server.server_address[1]) if self._server else self._address[1]
 
     def start(self) -> None:
-        """Listen and return. Raises `OSError` when the address cannot be bound."""
+        """Listen and return. Raises `OSError` when the address cannot be bound, or `tls` makes no context."""
+        if self._tls is not None:
+            self._tls()
         server = OwnServer(self._address) if self._engine == "own" else self._reference()
-        server.connections = Connections(self._max_associations, self._per_address)
+        server.connections = self.connections
         server.terms = self._terms
         server.tls = self._tls
         self._server = server
@@ -85,22 +90,22 @@ class DicomDoor:
 
     def stop(self, grace: float = 10.0) -> None:
         """Accept no more, let associations end within `grace` seconds, then abort them."""
+        self.stop_accepting()
+        if not self.connections.wait_until_none(grace):
+            self.connections.stop_all()
+            self.connections.wait_until_none(self._terms.idle_timeout)
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket; associations go on. Harmless when it is closed."""
         server, self._server = self._server, None
-        if server is None:
-            return
-        server.stop_accepting()
-        if not server.connections.wait_until_none(grace):
-            server.connections.stop_all()
-            server.connections.wait_until_none(self._terms.idle_timeout)
+        if server is not None:
+            server.stop_accepting()
 
     def _reference(self) -> ReferenceServer:
         _config.UNRESTRICTED_STORAGE_SERVICE = True  # process-wide: this process has no other SCP
         _config.LOG_HANDLER_LEVEL = "none"  # its standard handlers log what the peers send
         terms = self._terms
-        entity = AE(terms.ae_title)
-        entity.require_called_aet = True
-        # pynetdicom reads an empty list as "anybody"; nobody can guess this title
-        entity.require_calling_aet = list(terms.calling_ae_titles) or [secrets.token_hex(8)]
+        entity = AE(terms.ae_title)  # requires no title: `Conversation` does, by our own rules
         entity.maximum_associations = (
             1_000_000  # `Connections` bounds them, without those that ask for nothing
         )
@@ -115,3 +120,11 @@ class DicomDoor:
             self._address, server_class=ReferenceServer, request_handler=ReferenceHandler
         )
         return server
+
+
+def stop_doors(doors: Sequence[DicomDoor], grace: float = 10.0) -> None:
+    """Stop doors that share their connections: none accepts any more, and the `grace` seconds are those of all."""
+    for door in doors:
+        door.stop_accepting()
+    for door in doors:
+        door.stop(grace)

@@ -82,6 +82,6 @@ class Service(Protocol):
         peer: Peer,
         association: Association,
     ) -> ServiceAnswer:
-        """Answer a request. `command`: elements of the command set by keyword; `data_set`: at most 16 MiB, in the
+        """Answer a request. `command`: elements of the command set by keyword; `data_set`: at most 8 MiB, in the
         transfer syntax of its context. What it raises is answered 0x0110 (processing failure) and logged.
         """

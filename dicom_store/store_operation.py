@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dicom_store.failure import log_failure
 from dicom_store.sink import Arrival, Sink, StoreCommand
 from dicom_store.status import Outcome, StoreRefused
 
@@ -78,7 +78,5 @@ class StoreOperation:
             log.error("C-STORE failed: %s, errno %s", type(error).__name__, error.errno)  # noqa: TRY400
             self._answer = Outcome.OUT_OF_RESOURCES, "the appliance cannot store now: try again"
         except Exception as error:  # noqa: BLE001 - the door: an answer to the peer and a log, never silence
-            # no message: it may quote the data set
-            where = "".join(traceback.format_tb(error.__traceback__))
-            log.error("C-STORE failed: %s\n%s", type(error).__name__, where)  # noqa: TRY400
+            log_failure(log, "C-STORE failed", error)
             self._answer = Outcome.FAILED, "processing failure"

@@ -213,9 +213,11 @@ def release_pdu() -> bytes:
 def message_pdus(context_id: int, command: bytes, data_set: bytes | None, maximum: int) -> bytes:
     """A DIMSE message as P-DATA-TF PDUs, one PDV in each, to be sent at once.
 
-    `maximum`: of the peer, for what follows a PDU header, in bytes; 0 = none (PS3.8 D.1.1).
+    `maximum`: of the peer, for what follows a PDU header, in bytes; 0 = none (PS3.8 D.1.1). Fragments are even, as
+    command and data sets are: DCMTK takes no odd ones.
     """
     room = min(maximum or MAXIMUM_PDU, MAXIMUM_PDU) - PDV_HEADER.size
+    room -= room % 2
     parts = [(command, COMMAND)] if data_set is None else [(command, COMMAND), (data_set, 0)]
     return b"".join(pdu for part, kind in parts for pdu in _fragments(context_id, part, kind, room))
 

@@ -47,6 +47,12 @@ def _require_fingerprint(value: str) -> str:
     return plain
 
 
+def _require_fingerprints(value: tuple[str, ...]) -> tuple[str, ...]:
+    if "" in value:
+        raise ValueError("must be SHA-256 of 64 hexadecimal digits each")
+    return tuple(map(_require_fingerprint, value))
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
@@ -72,12 +78,32 @@ class DatabaseSettings(_Room):
     busy_timeout: Seconds = Field(default=30, description="Seconds to wait for a lock before giving up")
 
 
+# PS3.5 6.2: the default repertoire without backslash; padding does not count
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]*$")]
+
+
 class DicomPeerSettings(_Room):
     """A peer that we call: `[[dicom.peers]]`."""
 
-    ae_title: str = Field(min_length=1, max_length=16, description="Its AE title")
+    ae_title: AeTitle = Field(description="Its AE title")
     host: str = Field(min_length=1, description="Its address or name")
     port: Port = Field(description="Its DICOM port")
+
+
+class DicomSenderSettings(_Room):
+    """Who may send images: `[[dicom.senders]]`, several rows of one AE title where it calls from several places."""
+
+    ae_title: AeTitle = Field(description="Its AE title")
+    addresses: tuple[str, ...] = Field(
+        default=(), description="Addresses or networks (CIDR) that it calls from; empty = any"
+    )
+    certificate_sha256: tuple[str, ...] = Field(
+        default=(),
+        description="SHA-256 of its TLS client certificates, hexadecimal; it may then never speak in clear; empty = any",
+    )
+
+    _networks = field_validator("addresses")(_require_networks)
+    _fingerprints = field_validator("certificate_sha256")(_require_fingerprints)
 
 
 class DicomSettings(_Room):
@@ -85,10 +111,14 @@ class DicomSettings(_Room):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: Port = Field(default=11112, description="Port to listen on")
-    ae_title: str = Field(
-        min_length=1, max_length=16, description="Our AE title; calls to any other are refused"
+    ae_title: AeTitle = Field(description="Our AE title; calls to any other are refused")
+    calling_ae_titles: tuple[AeTitle, ...] = Field(
+        description="AE titles that may call us from anywhere; empty = only those of [[dicom.senders]]"
     )
-    calling_ae_titles: tuple[str, ...] = Field(description="AE titles that may call us; empty = nobody")
+    senders: tuple[DicomSenderSettings, ...] = Field(
+        default=(),
+        description="AE titles that may call us only as one of their rows says, also when they are in calling_ae_titles",
+    )
     max_associations: int = Field(default=20, ge=1, description="Associations open at once")
     idle_timeout: Seconds = Field(
         default=60, description="Seconds of silence before an association is aborted"
@@ -118,10 +148,16 @@ class DicomSettings(_Room):
     def _whole(self) -> Self:
         names = ("tls_certificate", "tls_key", "tls_client_authority")
         missing = [name for name in names if getattr(self, name) is None]
-        if self.tls_port and missing:
-            raise ValueError(f"tls_port needs {', '.join(missing)}")
+        faults = [f"tls_port needs {', '.join(missing)}"] if self.tls_port and missing else []
         if len({peer.ae_title for peer in self.peers}) < len(self.peers):
-            raise ValueError("two peers of the same ae_title")
+            faults.append("two peers of the same ae_title")
+        faults += [
+            f"senders.{number} ({sender.ae_title}) has a certificate_sha256, and there is no tls_port"
+            for number, sender in enumerate(self.senders)
+            if sender.certificate_sha256 and not self.tls_port
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
 
@@ -620,6 +656,7 @@ class WhitelistSettings(_Room):
 PROBES = frozenset(
     (
         *("database:write", "images:write", "images:free", "whitelist:state", "dicom:echo", "mllp:connect"),
+        "dicoms:handshake",
         *("mllps:connect", "worker:heartbeat", "queue:age", "crl:age", "dmp:connect", "psc:connect"),
         *("certificates:web", "certificates:web-internal", "certificates:psc", "certificates:dmp"),
         *(

@@ -149,11 +149,12 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 
 def _configure_postgresql(connection: Any, _record: Any) -> None:
     """A server may be set to answer a commit before it is durable: never to us. What is stricter stays."""
+    connection.autocommit = True  # a setting of a transaction that is rolled back would go with it
     with connection.cursor() as cursor:
         cursor.execute("SHOW synchronous_commit")
         if cursor.fetchone()[0] == "off":
             cursor.execute("SET SESSION synchronous_commit = on")
-    connection.commit()
+    connection.autocommit = False
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -102,7 +102,8 @@ class CommitmentDesk:
             self._turns.put_nowait(None)
         except queue.Full:
             log.info("commitments_left_to_the_worker", count=self._turns.qsize())
-        self._thread.join(grace)
+        if self._thread.is_alive():  # it never began when a door could not be opened
+            self._thread.join(grace)
 
     def handle(
         self,

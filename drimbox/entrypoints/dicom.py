@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from contextlib import ExitStack
+from functools import partial
 
 import structlog
 
 from dicom_store import commitment
-from dicom_store.scp import DicomDoor
+from dicom_store.connections import Connections
+from dicom_store.scp import DicomDoor, stop_doors
 from dicom_store.sink import Peer, Service
 from drimbox.bootstrap import Foundation, utc_now
 from drimbox.entrypoints.commitments import CommitmentDesk, make_door_committing
+from drimbox.entrypoints.image_senders import make_image_senders
 from drimbox.entrypoints.intake import InstanceIntake, recover
+from drimbox.entrypoints.mllp_refusals import Refusal, Refusals
 from drimbox.entrypoints.mllp_tls import server_context
 from drimbox.entrypoints.waiting import wait_for_stop
 from drimbox.flow.refuse_peer import trace_refused_peer
@@ -21,17 +26,17 @@ from drimbox.settings import DicomSettings
 log = structlog.get_logger(__name__)
 
 
-def open_dicom_doors(foundation: Foundation, desk: Service) -> list[DicomDoor]:
+def open_dicom_doors(foundation: Foundation, desk: Service, refusals: Refusals) -> list[DicomDoor]:
     """The doors, not started: in clear, and over TLS where it has a port. `desk`: of storage commitment.
 
-    Bytes without a row left by a crash are dropped first.
+    They share their limits. Bytes without a row left by a crash are dropped first.
     """
     recover(foundation)
     room = foundation.settings.dicom
+    connections = Connections(room.max_associations, room.max_associations_per_address)
 
     def on_refused(peer: Peer, reason: str) -> None:
-        who = f"{peer.ae_title}@{peer.address}"
-        trace_refused_peer(foundation.transactions, "dicom", who, reason, now=utc_now(), log=log.error)
+        refusals.note("dicom", f"{peer.ae_title}@{peer.address}", reason)
 
     def door(port: int, secured: bool) -> DicomDoor:
         return DicomDoor(
@@ -40,7 +45,8 @@ def open_dicom_doors(foundation: Foundation, desk: Service) -> list[DicomDoor]:
             room.ae_title,
             room.calling_ae_titles,
             max_associations=room.max_associations,
-            max_associations_per_address=room.max_associations_per_address,
+            connections=connections,
+            senders=make_image_senders(room),
             idle_timeout=room.idle_timeout,
             max_instance_bytes=room.max_instance_bytes,
             open_sink=lambda peer: InstanceIntake(foundation, f"pacs:{peer.ae_title}@{peer.address}"),
@@ -52,6 +58,18 @@ def open_dicom_doors(foundation: Foundation, desk: Service) -> list[DicomDoor]:
     return [door(room.port, False), *([door(room.tls_port, True)] if room.tls_port else [])]
 
 
+def _tell(foundation: Foundation, refusal: Refusal) -> None:
+    trace_refused_peer(
+        foundation.transactions,
+        refusal.door,
+        refusal.address,
+        refusal.reason,
+        now=utc_now(),
+        log=log.error,
+        repeated=refusal.repeated,
+    )
+
+
 def _context(room: DicomSettings) -> ssl.SSLContext:
     certificate, key, authority = room.tls_certificate, room.tls_key, room.tls_client_authority
     assert certificate and key and authority  # the settings demand them with a tls_port
@@ -59,12 +77,20 @@ def _context(room: DicomSettings) -> ssl.SSLContext:
 
 
 def serve_dicom(foundation: Foundation) -> None:
-    """Serve until SIGTERM, SIGINT or the death of the supervisor. Raises `OSError` for a port that is taken."""
+    """Serve until SIGTERM, SIGINT or the death of the supervisor.
+
+    Raises `OSError` for a port that is taken, or TLS files that cannot be used; nothing is served then.
+    """
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its words quote what peers send
     desk = CommitmentDesk(make_door_committing(foundation), foundation.settings.dicom.ae_title)
     with ExitStack() as ending:
         ending.callback(desk.stop)
-        for door in open_dicom_doors(foundation, desk):
-            ending.callback(door.stop)
+        refusals = Refusals(partial(_tell, foundation), name="dicom")
+        refusals.start()
+        ending.callback(refusals.stop)  # after the doors: it still has to tell of theirs
+        doors = open_dicom_doors(foundation, desk, refusals)
+        ending.callback(stop_doors, doors)
+        for door in doors:
             door.start()
             log.info("dicom_listening", host=foundation.settings.dicom.host, port=door.port)
         desk.start()

@@ -5,6 +5,7 @@ A program of its own for `drimbox.__main__`: a door does not load what the opera
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from drimbox.adapters.signing import UnusableCredential
 from drimbox.bootstrap import Foundation, lay_foundation
 from drimbox.domain.errors import DrimboxError
 from drimbox.entrypoints.configuration import NoConfiguration, find_configuration, require_membership
+from drimbox.entrypoints.foreign_words import keep_no_words
+from drimbox.entrypoints.memory import share_arenas
 from drimbox.settings import ConfigurationError, Settings, load_settings
 
 doors = typer.Typer(
@@ -25,6 +28,9 @@ doors = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+# Steps of niceness: when the processors are full, who waits for an answer comes before who brings and what is prepared.
+GIVES_WAY = {"dicom": 5, "worker": 10}
 
 ConfigOption = Annotated[
     Path | None,
@@ -111,6 +117,9 @@ def prepare(settings: Settings) -> Foundation:
 
 
 def _run(process: str, config: Path | None, serve_process: Callable[[Foundation], None]) -> None:
+    share_arenas()
+    keep_no_words()
+    os.nice(GIVES_WAY.get(process, 0))
     foundation = prepare(_settings(find_configuration(config), process))
     try:
         serve_process(foundation)

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from drimbox.adapters import probes, probes_net
+from drimbox.adapters import probes, probes_dicom, probes_net, probes_tls
 from drimbox.adapters.probes_net import ClientFiles
 from drimbox.bootstrap import Foundation, node_name, utc_now
+from drimbox.entrypoints.image_senders import make_image_senders
 from drimbox.flow.heartbeats import WEB
 from drimbox.membership import make_anchors, whitelist_directory
 from drimbox.settings import Settings
@@ -66,8 +67,11 @@ def _parts(foundation: Foundation, mesh: View) -> Iterator[tuple[str, Look, str]
 
 def _doors(settings: Settings) -> Iterator[tuple[str, Look]]:
     dicom, mllp, seconds = settings.dicom, settings.mllp, settings.health.deadline * _OWN_LIMIT
-    called = (dicom.host, dicom.port, dicom.ae_title, dicom.calling_ae_titles)
-    yield "dicom:echo", partial(probes_net.dicom_echo, *called, seconds)
+    who = (dicom.ae_title, dicom.calling_ae_titles, make_image_senders(dicom))
+    yield "dicom:echo", partial(probes_dicom.echo, (dicom.host, dicom.port), *who, seconds)
+    if dicom.tls_port:
+        secure = (dicom.host, dicom.tls_port, seconds, "drimbox dicom")
+        yield "dicoms:handshake", partial(probes_tls.tls_begins, *secure)
     yield "mllp:connect", partial(probes_net.mllp_connect, mllp.host, mllp.port, seconds)
     if mllp.tls_port:
         yield "mllps:connect", partial(probes_net.mllp_connect, mllp.host, mllp.tls_port, seconds)

@@ -91,8 +91,9 @@ class InstanceIntake:
         self._received.clear()
 
     def _abandon(self) -> None:
-        if self._arrival is not None:
-            self._arrival.abandon()
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            arrival.abandon()
 
 
 class InstanceArrival:

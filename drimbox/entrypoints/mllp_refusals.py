@@ -39,7 +39,8 @@ class Refusals:
     """Logs refusals and passes them to `tell`, for each address and reason at most once per `period` seconds.
 
     With more than `capacity` of them within a period, the rest are told together under the address `OTHERS`.
-    `clock`: monotonic seconds. `tell` runs in the thread that lives between `start` and `stop`.
+    `clock`: monotonic seconds; `name`: of the doors, in the log. `tell` runs in the thread that lives between `start`
+    and `stop`.
     """
 
     def __init__(
@@ -48,13 +49,15 @@ class Refusals:
         *,
         period: float = 60.0,
         capacity: int = _CAPACITY,
+        name: str = "mllp",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tell, self._period, self._capacity, self._clock = tell, period, capacity, clock
         self._lock = threading.Lock()
         self._told: dict[tuple[str, str], _Told] = {}
         self._waiting: SimpleQueue[Refusal | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="mllp-refusals", daemon=True)
+        self._name = name
+        self._thread = threading.Thread(target=self._run, name=f"{name}-refusals", daemon=True)
 
     def start(self) -> None:
         """Begin to tell; what was noted before is told now."""
@@ -97,19 +100,19 @@ class Refusals:
 
     def _run(self) -> None:
         while (refusal := self._waiting.get()) is not None:
-            _say(refusal)
+            _say(self._name, refusal)
             try:
                 self._tell(refusal)
             except Exception as error:  # noqa: BLE001 the door of a thread: logged, the next one is told
-                _log.error("mllp_refusal_not_told %s: %s", refusal.address, type(error).__name__)
+                _log.error("%s_refusal_not_told %s: %s", self._name, refusal.address, type(error).__name__)
 
 
-def _say(refusal: Refusal) -> None:
+def _say(name: str, refusal: Refusal) -> None:
     extra = {
-        "action": "mllp_refused",
+        "action": f"{name}_refused",
         "door": refusal.door,
         "peer": refusal.address,
         "reason": refusal.reason,
         "repeated": refusal.repeated,
     }
-    _log.warning("mllp_refused %s: %s", refusal.address, refusal.reason, extra=extra)
+    _log.warning("%s_refused %s: %s", name, refusal.address, refusal.reason, extra=extra)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 
+from drimbox.entrypoints.memory import trim_now_and_then
 from drimbox.entrypoints.supervisor import follow_supervisor
 
 
@@ -14,4 +15,5 @@ def wait_for_stop() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     follow_supervisor(stopping.set)
+    trim_now_and_then(stopping)
     stopping.wait()

@@ -31,7 +31,7 @@ from drimbox.entrypoints.health import HealthView, HealthWatch, Shared
 from drimbox.entrypoints.http_protocol import BoundedLoop, BoundedProtocol
 from drimbox.entrypoints.intake import recover
 from drimbox.entrypoints.internal_door import DepartmentDoor, make_internal_app
-from drimbox.entrypoints.memory import share_arenas, trim_now_and_then
+from drimbox.entrypoints.memory import trim_now_and_then
 from drimbox.entrypoints.partner_door import PartnerDoor
 from drimbox.entrypoints.prefork import Prefork
 from drimbox.entrypoints.proxied import Proxied
@@ -130,7 +130,6 @@ def serve_web(foundation: Foundation) -> None:
     settings = foundation.settings
     room = settings.web
     recover(foundation)
-    share_arenas()
     _raise_descriptor_limit()
     foundation.database.close()  # a connection must not be shared across a fork
     sockets = [_listen(room.public_host, room.public_port), _listen(room.internal_host, room.internal_port)]

@@ -62,7 +62,9 @@ def test_a_command_that_is_no_orthanc_is_said(tmp_path: Path, monkeypatch: pytes
 def test_the_benchmark_in_small(tmp_path: Path) -> None:
     figures = bench_store.bench_store(tmp_path, 8, bench_store.Plan(rounds=1, first=1))
     assert set(figures["medians"]) == {"drimbox", "orthanc", "storescp"}
-    assert all(value > 0 for one in figures["medians"].values() for name, value in one.items() if "per_" in name)
+    assert all(
+        value > 0 for one in figures["medians"].values() for name, value in one.items() if "per_" in name
+    )
     assert all(ratio > 0 for name, ratio in figures["ratios"].items() if "cpu" not in name)
     assert figures["as_shipped"]["ratio"] > 1
     assert figures["door_peak_mb"] > 10

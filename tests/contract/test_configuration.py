@@ -15,7 +15,14 @@ from typer.testing import CliRunner
 
 from drimbox.entrypoints.cli import app
 from drimbox.entrypoints.configuration import check_configuration, write_template
-from drimbox.settings import ConfigurationError, SenderSettings, Settings, load_settings, parse_settings
+from drimbox.settings import (
+    ConfigurationError,
+    DicomSenderSettings,
+    SenderSettings,
+    Settings,
+    load_settings,
+    parse_settings,
+)
 from drimbox.simulators.pki import make_pki
 from drimbox.simulators.world import World
 
@@ -58,7 +65,7 @@ def test_the_template_names_every_setting_and_is_never_overwritten(tmp_path: Pat
         assert f"[{room}]" in text
         for key in field.annotation.model_fields:  # type: ignore[union-attr]
             assert f"{key} =" in text or f"[[{room}.{key}]]" in text
-    for key in SenderSettings.model_fields:
+    for key in (*SenderSettings.model_fields, *DicomSenderSettings.model_fields):
         assert f"#{key} =" in text
     with pytest.raises(FileExistsError):
         write_template(tmp_path / "box")
@@ -77,6 +84,7 @@ def test_the_template_can_be_filled_line_by_line(tmp_path: Path) -> None:
     for room, field in Settings.model_fields.items():
         assert set(filled[room]) == set(field.annotation.model_fields)  # type: ignore[union-attr]
     assert [set(sender) for sender in filled["mllp"]["senders"]] == [set(SenderSettings.model_fields)]
+    assert [set(sender) for sender in filled["dicom"]["senders"]] == [set(DicomSenderSettings.model_fields)]
 
 
 def test_every_missing_and_unknown_key_is_said_at_once() -> None:
@@ -185,6 +193,31 @@ def test_senders_that_can_never_get_in_are_said(configured: Path) -> None:
 )
 def test_what_is_wrong_with_a_sender_is_said(configured: Path, old: str, new: str, fault: str) -> None:
     assert [found[: len(fault)] for found in edited(configured, old, new)] == [fault]
+
+
+def test_senders_of_images_are_checked(configured: Path) -> None:
+    good = [
+        '{ ae_title = "CT1", addresses = ["127.0.0.1", "10.0.0.0/8"] }',
+        '{ ae_title = "CT1", addresses = ["::1"] }',
+        '{ ae_title = "PACS" }',
+    ]
+    titles = "calling_ae_titles = "
+    assert edited(configured, titles, f"senders = [{', '.join(good)}]\n{titles}") == []
+    bad = [
+        '{ ae_title = "A\\\\B", addresses = ["10.0.0.300"], certificate_sha256 = ["ab"] }',
+        "{ }",
+    ]
+    faults = edited(configured, ", ".join(good), ", ".join(bad))
+    assert [fault.partition(": ")[0] for fault in faults] == [
+        "dicom.senders.0.ae_title",
+        "dicom.senders.0.addresses",
+        "dicom.senders.0.certificate_sha256",
+        "dicom.senders.1.ae_title",
+    ]
+    pinned = f'{{ ae_title = "CT1", certificate_sha256 = ["{"AB:" * 31}CD"] }}'
+    assert edited(configured, ", ".join(bad), pinned) == [
+        "dicom: Value error, senders.0 (CT1) has a certificate_sha256, and there is no tls_port"
+    ]
 
 
 def test_a_missing_file_and_an_unreachable_database_are_said(configured: Path) -> None:

@@ -46,7 +46,7 @@ PURE = [
             "status",
             "header",
             "rejection",
-            *("command_set", "commitment", "upper_layer"),
+            *("command_set", "commitment", "references", "senders", "upper_layer"),
             *("body", "byte_range", "conversions", "dicom_json", "frame_representation", "frame_table"),
             *("json_values", "part10", "query", "query_attributes", "render_params", "representation"),
             *("resources", "search_result", "transcode_queue", "transfer_syntax", "vr_dictionary"),

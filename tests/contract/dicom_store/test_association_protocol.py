@@ -232,7 +232,7 @@ SOUND = raw.request()
     "request_bytes",
     [
         raw.pdu(1, SOUND[6:-10]),
-        raw.pdu(1, SOUND[6:] + b"\xee\0\0\0"),
+        raw.pdu(1, SOUND[6:] + b"\xee\0\0"),
         raw.pdu(1, SOUND[6:74] + b"\x10\0\0\x05"),
         raw.request({2: (VERIFICATION, (IMPLICIT,))}),
         raw.request({1: ("", (IMPLICIT,))}),
@@ -257,7 +257,11 @@ def test_what_is_no_request_is_aborted_as_the_table_says(
         if kind:  # a request that is cut ends without a word
             assert (kind, body[2]) == (7, USER)
             assert peer.receive() == (0, b"")
-    eventually(lambda: refused == ["not DICOM: no association was requested"])
+    eventually(lambda: len(refused) == 1)
+    named = request_bytes[:1] == b"\1" and len(request_bytes) >= 74  # it says who asks
+    assert refused[0].startswith(
+        "association aborted: an A-ASSOCIATE-RQ " if named else "not DICOM: no association was requested"
+    )
     assert recorder.opened == []
 
 

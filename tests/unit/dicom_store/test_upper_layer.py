@@ -103,3 +103,16 @@ def test_messages_are_cut_to_what_the_peer_takes(
             ended.append(is_command)
     assert (parts[True], parts.get(False)) == (command, data_set)
     assert ended == ([True] if data_set is None else [True, False])
+
+
+@pytest.mark.parametrize("maximum", [129, 16383, 131071])
+def test_fragments_are_even_whatever_the_peer_takes(maximum: int) -> None:
+    """A command set and a data set are; DCMTK ends the association at an odd fragment."""
+    encoded = upper_layer.message_pdus(1, bytes(300), bytes(200_000), maximum)
+    lengths = []
+    while encoded:
+        (length,) = struct.unpack(">L", encoded[2:6])
+        lengths.append(length)
+        encoded = encoded[6 + length :]
+    assert all(length % 2 == 0 for length in lengths)
+    assert max(lengths) in (maximum, maximum - 1)
