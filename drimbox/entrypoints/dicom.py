@@ -19,6 +19,7 @@ from drimbox.entrypoints.image_senders import make_image_senders
 from drimbox.entrypoints.intake import InstanceIntake, recover
 from drimbox.entrypoints.mllp_refusals import Refusal, Refusals
 from drimbox.entrypoints.mllp_tls import server_context
+from drimbox.entrypoints.stop_signal import StopSignal
 from drimbox.entrypoints.waiting import wait_for_stop
 from drimbox.flow.refuse_peer import trace_refused_peer
 from drimbox.settings import DicomSettings
@@ -82,6 +83,8 @@ def serve_dicom(foundation: Foundation) -> None:
     Raises `OSError` for a port that is taken, or TLS files that cannot be used; nothing is served then.
     """
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its words quote what peers send
+    stop = StopSignal()
+    stop.catch()
     desk = CommitmentDesk(make_door_committing(foundation), foundation.settings.dicom.ae_title)
     with ExitStack() as ending:
         ending.callback(desk.stop)
@@ -94,4 +97,4 @@ def serve_dicom(foundation: Foundation) -> None:
             door.start()
             log.info("dicom_listening", host=foundation.settings.dicom.host, port=door.port)
         desk.start()
-        wait_for_stop()
+        wait_for_stop(stop)

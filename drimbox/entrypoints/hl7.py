@@ -14,6 +14,7 @@ from drimbox.entrypoints.mllp import Handler, Limits, MllpDoor, origin
 from drimbox.entrypoints.mllp_admission import Peer, Places
 from drimbox.entrypoints.mllp_refusals import Refusal, Refusals
 from drimbox.entrypoints.mllp_tls import server_context
+from drimbox.entrypoints.stop_signal import StopSignal
 from drimbox.entrypoints.waiting import wait_for_stop
 from drimbox.flow.keep_report import Arrival
 from drimbox.flow.refuse_peer import trace_refused_peer
@@ -65,8 +66,10 @@ class Hl7Doors:
 
 def serve_hl7(foundation: Foundation) -> None:
     """Serve until SIGTERM, SIGINT or the death of the supervisor."""
+    stop = StopSignal()
+    stop.catch()
     with Hl7Doors(foundation):
-        wait_for_stop()
+        wait_for_stop(stop)
 
 
 def _handler(foundation: Foundation) -> Handler:

@@ -29,18 +29,17 @@ class Rounds:
         )
         self._threads.append(thread)
 
-    def run(self) -> None:
-        """Start every job and wait for `stop`, then for what is under way."""
+    def start(self) -> None:
+        """Every job begins to wait for its turn."""
         for thread in self._threads:
             thread.start()
-        self._stopping.wait()
+
+    def stop(self) -> None:
+        """Begin no more, and wait for what is under way."""
+        self._stopping.set()
         deadline = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-
-    def stop(self) -> None:
-        """Begin no more; safe in a signal handler."""
-        self._stopping.set()
 
     def _repeat(self, seconds: float, job: Callable[[], object], first: float, jitter: float) -> None:
         due = time.monotonic() + first

@@ -7,7 +7,6 @@ the pipe closes and the children stop, so that ports and locks are free for the 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
+
+from drimbox.entrypoints.stop_signal import StopSignal
 
 log = structlog.get_logger(__name__)
 
@@ -42,17 +43,15 @@ class Supervisor:
     def __init__(self, config: Path, doors: Sequence[str] = DOORS) -> None:
         self._config = config
         self._children = [_Child(door) for door in doors]
-        self._stopping = threading.Event()
+        self._stop_signal = StopSignal()
         self._lifeline_read, self._lifeline_write = os.pipe()
 
     def run(self) -> int:
         """Supervise until SIGTERM or SIGINT; returns the exit status."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stopping.set())
-        while not self._stopping.is_set():
+        self._stop_signal.catch()
+        while not self._stop_signal.wait(0.1):
             for child in self._children:
                 self._watch(child)
-            self._stopping.wait(0.1)
         self._stop()
         return 0
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -37,6 +36,7 @@ from drimbox.entrypoints.commitments import make_worker_committing
 from drimbox.entrypoints.pulse import Pulse
 from drimbox.entrypoints.rounds import Rounds
 from drimbox.entrypoints.segment_keeping import make_compacting
+from drimbox.entrypoints.stop_signal import StopSignal
 from drimbox.entrypoints.supervisor import follow_supervisor
 from drimbox.entrypoints.whitelist_keeping import make_keeping
 from drimbox.flow.heartbeats import BEATS
@@ -66,12 +66,14 @@ def run_worker(foundation: Foundation) -> None:
         crew = Crew(jobs | {"committed": make_worker_committing(foundation).run_due})
         pulse = Pulse(foundation.transactions, node_name(), utc_now, crew.diary)
         rounds = _make_rounds(foundation, crew, pulse)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: rounds.stop())
-        follow_supervisor(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        stop = StopSignal()
+        stop.catch()
+        follow_supervisor(stop.tell)
         crew.start()
         log.info("worker_started")
-        rounds.run()
+        rounds.start()
+        stop.wait()
+        rounds.stop()
         crew.stop()
         _say_goodbye(pulse)
         log.info("worker_stopped")
