@@ -34,13 +34,14 @@ _DEFAULT_POLICY = ServingPolicy()
 class InstanceFacts:
     """What negotiation needs of one instance.
 
-    `has_pixels`: None = as its SOP class says; `bits_allocated`: BitsAllocated, None = not known (then no syntax is
-    left out for the depth of the pixels, and a conversion may still fail).
+    `bits_allocated`: BitsAllocated, None = not known (then no syntax is left out for the depth of the pixels, and a
+    conversion may still fail); `has_pixels`: None = as its SOP class says.
     """
 
-    ref: InstanceRef
-    has_pixels: bool | None = None
+    TransferSyntaxUID: str
+    SOPClassUID: str
     bits_allocated: int | None = None
+    has_pixels: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,7 @@ def plan(
 
     Raises `HttpRefusal` 406 when one of them is not acceptable in any way; the detail says what could be had.
     """
-    keys = [(f.ref.TransferSyntaxUID, f.ref.SOPClassUID, f.has_pixels, f.bits_allocated) for f in facts]
-    cases = {key: _case(*key) for key in set(keys)}
+    cases = {one: _case(one) for one in set(facts)}
     forms = (Form.MULTIPART, Form.SINGLE) if alone else (Form.MULTIPART,)
     decided = [
         (form, offers) for form in forms if (offers := _offers(acceptable, form, cases.values(), can, policy))
@@ -86,8 +86,8 @@ def plan(
     if not decided and facts:
         raise HttpRefusal(406, "not-acceptable", "Not acceptable", _could_be_had(cases.values(), alone, can))
     form, offers = min(decided, key=lambda d: _by_preference(d[1], policy), default=(Form.MULTIPART, {}))
-    chosen = {key: offers[case].syntax for key, case in cases.items()}
-    return Plan(form, tuple([chosen[key] for key in keys]))
+    chosen = {one: offers[case].syntax for one, case in cases.items()}
+    return Plan(form, tuple([chosen[one] for one in facts]))
 
 
 def choose_syntax(
@@ -118,8 +118,9 @@ def check_frames(frames: str, ref: InstanceRef) -> None:
         raise HttpRefusal(406, "not-acceptable", "Not acceptable", detail)
 
 
-def _case(stored: str, sop_class: str, pixels: bool | None, bits: int | None) -> _Case:
-    return _Case(stored, has_pixels(sop_class) if pixels is None else pixels, bits)
+def _case(one: InstanceFacts) -> _Case:
+    pixels = has_pixels(one.SOPClassUID) if one.has_pixels is None else one.has_pixels
+    return _Case(one.TransferSyntaxUID, pixels, one.bits_allocated)
 
 
 def _offers(

@@ -10,7 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol
 
 from dicom_store.archive import StoredInstance
@@ -18,10 +18,12 @@ from dicom_store.asgi import HttpRequest
 from dicom_store.body import Body, Extent, Later, Piece, Source, body_of
 from dicom_store.byte_range import asked_range
 from dicom_store.negotiation import Form, ServingPolicy, parse_accept
-from dicom_store.representation import InstanceFacts, check_frames, plan
+from dicom_store.representation import InstanceFacts, Plan, check_frames, plan
 from dicom_store.resources import Resource
 from dicom_store.status import HttpRefusal
 from dicom_store.transmit import Transfer
+
+_Kind = tuple[str, str, int | None]  # what negotiation looks at: syntax, SOP class, bits
 
 
 class Conversions(Protocol):
@@ -48,6 +50,8 @@ class WadoRs:
         self._source = source
         self._conversions = conversions
         self._policy = policy
+        # partners ask for instance after instance in the same words
+        self._plan = lru_cache(maxsize=256)(self._judge)
 
     async def answer(
         self, request: HttpRequest, resource: Resource, instances: Sequence[StoredInstance]
@@ -57,21 +61,19 @@ class WadoRs:
             raise HttpRefusal(404, "not-found", "Not found", "There is no such instance here.")
         if resource.frames is not None:
             check_frames(resource.frames, instances[0].ref)
-        kinds = [_kind(one) for one in instances]
-        each = dict(zip(kinds, instances, strict=True))  # a study has few: each is judged once
-        chosen = plan(
-            parse_accept(request.accept),
-            [InstanceFacts(one.ref, bits_allocated=one.bits_allocated) for one in each.values()],
-            resource.sop is not None,
-            self._conversions.can,
-            self._policy,
-        )
+        kinds = [(one.ref.TransferSyntaxUID, one.ref.SOPClassUID, one.bits_allocated) for one in instances]
+        each = tuple(dict.fromkeys(kinds))  # a study has few: each is judged once
+        chosen = self._plan(request.accept, each, resource.sop is not None)
         syntax_of = dict(zip(each, chosen.syntaxes, strict=True))
         sent = [(one, syntax_of[kind]) for one, kind in zip(instances, kinds, strict=True)]
         syntaxes = tuple(sorted(set(chosen.syntaxes)))
         if chosen.form is Form.SINGLE:
             return Images(await self._single(request, *sent[0]), syntaxes)
         return Images(await self._multipart(request, sent, syntaxes), syntaxes)
+
+    def _judge(self, accept: Sequence[str], kinds: Sequence[_Kind], alone: bool) -> Plan:
+        facts = [InstanceFacts(*kind) for kind in kinds]
+        return plan(parse_accept(accept), facts, alone, self._conversions.can, self._policy)
 
     async def _single(self, request: HttpRequest, stored: StoredInstance, syntax: str) -> Transfer:
         extent = await self._extent(stored, syntax, request.client)
@@ -124,11 +126,6 @@ class WadoRs:
         if syntax != stored.ref.TransferSyntaxUID:
             return await self._conversions.converted(stored, syntax, client)
         return Extent(self._source(stored.segment), stored.offset, stored.length)
-
-
-def _kind(stored: StoredInstance) -> tuple[str, str, int | None]:
-    """What negotiation looks at."""
-    return stored.ref.TransferSyntaxUID, stored.ref.SOPClassUID, stored.bits_allocated
 
 
 def dicom_type(transfer_syntax: str) -> str:

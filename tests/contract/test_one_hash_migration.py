@@ -11,6 +11,9 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import inspect, text
 
+from dicom_store import incoming
+from dicom_store.instance import InstanceHeader
+from dicom_store.part10 import file_start
 from drimbox.adapters.database import MIGRATIONS, Database
 from drimbox.entrypoints.intake import InstanceIntake
 from fixtures.instances import InstanceSpec
@@ -52,9 +55,16 @@ def shape(database: Database) -> tuple[dict[str, bool], set[str]]:
         return columns, {str(one["name"]) for one in found.get_indexes("dicom_instance")}
 
 
-def test_up_and_down_over_rows(images: KeptImages) -> None:
+def an_older_start(header: InstanceHeader, _source: str = "") -> bytes:
+    """As it was written by a version whose file meta was another."""
+    return file_start(header, "OLDER")
+
+
+def test_up_and_down_over_rows(images: KeptImages, monkeypatch: pytest.MonkeyPatch) -> None:
     database = images.foundation.database
-    assert [send(images, spec) for spec in SPECS] == ["stored", "stored"]
+    with monkeypatch.context() as older_version:
+        older_version.setattr(incoming, "file_start", an_older_start)
+        assert [send(images, spec) for spec in SPECS] == ["stored", "stored"]
     newest = shape(database)
     move(database, "0006", down=True)
     older = shape(database)
@@ -63,13 +73,11 @@ def test_up_and_down_over_rows(images: KeptImages) -> None:
     with database.engine.begin() as connection:
         rows = connection.execute(text("SELECT data_set_sha256 FROM dicom_instance")).scalars().all()
         assert rows == ["", ""]
-        # as it was written then, by a version whose file meta was another
-        connection.execute(
-            text(
-                "UPDATE dicom_instance SET data_set_sha256 = :digest, payload_sha256 = 'x' WHERE instance_number = 1"
-            ),
-            {"digest": hashlib.sha256(SPECS[0].data_set).hexdigest()},
-        )
+        for number, spec in enumerate(SPECS, 1):
+            connection.execute(
+                text("UPDATE dicom_instance SET data_set_sha256 = :digest WHERE instance_number = :number"),
+                {"digest": hashlib.sha256(spec.data_set).hexdigest(), "number": number},
+            )
     database.migrate()
     assert shape(database) == newest
     assert [send(images, spec) for spec in SPECS] == ["duplicate", "duplicate"]

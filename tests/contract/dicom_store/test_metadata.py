@@ -102,7 +102,7 @@ def test_a_row_without_metadata_has_it_made_from_the_file(
     prepared = store.put(build())
     expected = store.archive.metadata(store.stored()[0])
     with monkeypatch.context() as patch:
-        patch.setattr(metadata_module, "instance_json", lambda *_: {}["PAT^ONE"])
+        patch.setattr(metadata_module, "instance_json", lambda *_, **__: {}["PAT^ONE"])
         caplog.set_level(logging.ERROR)
         place = store.put(build(SOPInstanceUID="1.2.3.4.5.2", InstanceNumber=2))
     assert (prepared.metadata_length, place.metadata_length) == (len(expected), None)

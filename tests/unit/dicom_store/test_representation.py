@@ -221,8 +221,8 @@ def test_without_pixels_there_is_nothing_to_compress(
     assert chosen(accept, stored, policy, pixels=False, able=anything) == sent
 
 
-def facts(syntax: str = EXPLICIT, sop_class: str = CT, uid: str = "1.2.3") -> InstanceFacts:
-    return InstanceFacts(InstanceRef(uid, sop_class, syntax))
+def facts(syntax: str = EXPLICIT, sop_class: str = CT) -> InstanceFacts:
+    return InstanceFacts(syntax, sop_class)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_a_refusal_is_bounded() -> None:
 
 
 def test_a_refusal_offers_only_what_carries_the_depth() -> None:
-    deep = InstanceFacts(InstanceRef("1.2.3", CT, IMPLICIT), bits_allocated=32)
+    deep = InstanceFacts(IMPLICIT, CT, 32)
     with pytest.raises(HttpRefusal) as refused:
         plan(parse_accept([dicom(LOSSLESS)]), [deep], False, can)
     assert refused.value.detail == f"Could be had: {DICOM}; transfer-syntax={EXPLICIT}, {DEFLATED}, {RLE}."
@@ -319,7 +319,7 @@ def test_the_transcoder_is_asked_once_per_situation() -> None:
         asked.append((stored, target))
         return can(stored, target)
 
-    study = [facts(JPEG_57, uid=f"1.2.{n}") for n in range(2000)]
+    study = [facts(JPEG_57)] * 2000
     made = plan(parse_accept(form_a("lossless")), study, False, counting)
     assert made.syntaxes == (LOSSLESS,) * 2000
     assert len(asked) <= 12
@@ -408,7 +408,7 @@ def test_what_is_refused_never_leaves(
     able: Callable[[str, str], bool],
 ) -> None:
     accept = [f"{t}; transfer-syntax={s};q={q}" if s else f"{t};q={q}" for t, s, q in elements]
-    one = InstanceFacts(InstanceRef("1.2.3", CT, stored), pixels)
+    one = InstanceFacts(stored, CT, has_pixels=pixels)
     try:
         made = plan(parse_accept(accept), [one], alone, able, policy)
     except HttpRefusal as refusal:
