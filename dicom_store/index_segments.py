@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import BigInteger, CursorResult, Table, Text, delete, exists, select, update
+from sqlalchemy import BigInteger, CursorResult, Table, Text, delete, exists, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from dicom_store.index import Base, InstanceRow, NoteRow, RejectionRow, SeriesRow, StudyRow, UtcText
@@ -213,6 +213,16 @@ def needed_end(session: Session, segment: str) -> int:
     columns = cast(Table, RetiredSegmentRow.__table__).c
     retired_size = session.scalar(select(columns.size).where(columns.segment == segment))
     return max(known_end(session, segment), retired_size or 0)
+
+
+def known_ends(session: Session) -> dict[str, int]:
+    """End of the last record of every segment that a row points to, in bytes."""
+    metadata = func.coalesce(_ROW.metadata_length + HEADER.size, 0)
+    end = func.max(_ROW.payload_offset + _ROW.payload_length + metadata)
+    return {
+        segment: int(last)
+        for segment, last in session.execute(select(_ROW.segment, end).group_by(_ROW.segment))
+    }
 
 
 def end_retirement(session: Session, segment: str) -> None:

@@ -224,6 +224,7 @@ _TOLD = "said by the event that caused it"
 _QUERY = "a registry query (110112): the trace does not hold the query, which A.5.3.10 demands"
 _RIS = "the sender's own order or patient record: audited there"
 _COMMIT = "storage commitment moves no data: what arrived was audited as it came"
+_KEPT = "no exam is named: every one is copied to, or from, the operator's own medium"
 NOT_AUDITED: Mapping[str, str] = {
     "STUDY_QUIET": _OWN,
     "PREPARED": _OWN,
@@ -247,6 +248,10 @@ NOT_AUDITED: Mapping[str, str] = {
     "RECEIPT_GIVEN_UP": _OWN,
     "HURRIED": _OWN,
     "STORAGE_VERIFIED": _OWN,
+    "BACKUP_MADE": _KEPT,
+    "BACKUP_RESTORED": _KEPT,
+    "DMP_DISAGREES": _QUERY,
+    "DMP_COMPARED": _QUERY,
     "COMMITMENT_ASKED": _COMMIT,
     "COMMITMENT_JUDGED": _COMMIT,
     "COMMITMENT_REPORTED": _COMMIT,

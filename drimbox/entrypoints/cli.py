@@ -12,8 +12,14 @@ import typer
 from drimbox.adapters import logs
 from drimbox.entrypoints.accounts_cli import account
 from drimbox.entrypoints.archive_cli import archive_app
+from drimbox.entrypoints.backup_cli import backup, restore
 from drimbox.entrypoints.bench import bench
-from drimbox.entrypoints.configuration import check_configuration, find_configuration, write_template
+from drimbox.entrypoints.configuration import (
+    DOOR_USES,
+    check_configuration,
+    find_configuration,
+    write_template,
+)
 from drimbox.entrypoints.doors_cli import ConfigOption, doors, run
 from drimbox.entrypoints.exams_cli import exams_app
 from drimbox.entrypoints.health_cli import health_app
@@ -42,6 +48,8 @@ app.add_typer(health_app, name="health")
 app.command("account")(account)
 app.command("status")(status)
 app.command("verify")(verify)
+app.command("backup")(backup)
+app.command("restore")(restore)
 app.command("bench")(bench)
 
 
@@ -105,9 +113,15 @@ def init(
 def config_check(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the faults as JSON.")] = False,
+    door: Annotated[
+        str | None,
+        typer.Option(help=f"Only the certificates, keys and ports of one: {', '.join(DOOR_USES)}."),
+    ] = None,
 ) -> None:
     """Every fault of the configuration at once; nothing is started."""
-    faults = check_configuration(find_configuration(config))
+    if door is not None and door not in DOOR_USES:
+        raise typer.BadParameter(f"there is no such door: {door}", param_hint="--door")
+    faults = check_configuration(find_configuration(config), door)
     if as_json:
         typer.echo(json.dumps({"faults": faults}, ensure_ascii=False))
     else:

@@ -14,11 +14,12 @@ import typer
 from dicom_store.paths import InvalidUID, check_uid
 from dicom_store.verification import Pace, Verifier
 from drimbox.adapters.progress_file import AlreadyRunning, ProgressFile
-from drimbox.bootstrap import Foundation, utc_now
+from drimbox.bootstrap import Foundation, make_dmp, utc_now
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.command_failures import Words, say, told
 from drimbox.entrypoints.commitments import make_care
 from drimbox.entrypoints.configuration import open_stores
+from drimbox.flow.compare_dmp import Comparing, Comparison
 from drimbox.flow.verify_storage import Progress, Verifying
 
 TOLD_EVERY = 2.0  # seconds
@@ -38,9 +39,15 @@ def verify(
         bool, typer.Option("--restart", help="From the first study on, also when a run was cut short.")
     ] = False,
     config: Annotated[Path | None, typer.Option(help="Configuration file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    dmp: Annotated[
+        bool, typer.Option("--dmp", help="Then look up every published manifest in the DMP (TD3.1b).")
+    ] = False,
+    dmp_rate: Annotated[float, typer.Option(min=0.01, help="Look-ups per second at most.")] = 5.0,
+    as_json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Read every image again and compute its hash: missing, damaged, orphaned. Exit 1 when something is lost.
+
+    With --dmp also when a published manifest is not at the DMP as it should be, or that could not be told.
 
     A run that was cut short is taken up where it was.
     """
@@ -50,8 +57,12 @@ def verify(
         else:
             with ProgressFile(foundation.settings.storage.root / "verify.json") as file:
                 progress = _everything(foundation, rate, file, restart=restart)
-    typer.echo(json.dumps(_as_json(progress)) if as_json else "\n".join(_lines(progress)))
-    if progress.lost:
+        compared = make_comparing(foundation, dmp_rate).run(study) if dmp else None
+    if as_json_:
+        typer.echo(json.dumps(as_json(progress) | ({"dmp": asdict(compared)} if compared else {})))
+    else:
+        typer.echo("\n".join([*lines(progress), *(_compared_lines(compared) if compared else ())]))
+    if progress.lost or (compared and not compared.agrees):
         raise typer.Exit(1)
 
 
@@ -68,6 +79,32 @@ def _everything(foundation: Foundation, rate: float, file: ProgressFile, *, rest
         raise
     file.clear()
     return progress
+
+
+def make_comparing(foundation: Foundation, rate: float) -> Comparing:
+    """What compares the ledger with the DMP. Raises `UnusableCredential`."""
+    said, pace = time.monotonic(), Pace(rate)
+
+    def tell(found: Comparison) -> None:
+        nonlocal said
+        if time.monotonic() - said >= TOLD_EVERY:
+            said = time.monotonic()
+            say(_looked_up(found))
+
+    return Comparing(
+        foundation.transactions, make_dmp(foundation.settings), utc_now, "operator", lambda: pace(1), tell
+    )
+
+
+def _compared_lines(found: Comparison) -> Iterator[str]:
+    for one in found.findings:
+        yield f"{one.kind}  {one.study}  {one.kos_uid}: {one.reason} (entryUUID {one.entry_uuid or 'not known yet'})"
+    yield _looked_up(found)
+
+
+def _looked_up(found: Comparison) -> str:
+    left_out = f", {found.left_out} not asked: the DMP does not answer" if found.left_out else ""
+    return f"{found.looked_up} manifests looked up at the DMP, {len(found.findings)} findings{left_out}"
 
 
 def make_verifying(foundation: Foundation, rate: float, save: Any, *, quiet: bool) -> Verifying:
@@ -97,7 +134,8 @@ def _summary(progress: Progress) -> str:
     return f"{progress.studies} studies, {progress.records} instances, {size:.1f} MB: {counts}"
 
 
-def _lines(progress: Progress) -> Iterator[str]:
+def lines(progress: Progress) -> Iterator[str]:
+    """A run, for an operator."""
     for found in progress.findings:
         what = found["sop_instance_uid"] or f"{found['length']} bytes"
         place = f"{found['segment']} at {found['offset']}"
@@ -108,7 +146,8 @@ def _lines(progress: Progress) -> Iterator[str]:
     yield _summary(progress)
 
 
-def _as_json(progress: Progress) -> dict[str, Any]:
+def as_json(progress: Progress) -> dict[str, Any]:
+    """A run, for a program."""
     known = asdict(progress)
     del known["last"]
     return known | {"whole": not progress.lost}

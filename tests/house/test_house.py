@@ -35,6 +35,7 @@ WORLD = {
 }
 PURE = [
     *sorted((ROOT / "drimbox/domain").rglob("*.py")),
+    ROOT / "drimbox/flow/backup_plan.py",
     *(
         ROOT / "dicom_store" / f"{name}.py"
         for name in (
