@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-APT_TEST := dcmtk dicom3tools curl postgresql nginx orthanc orthanc-dicomweb rsyslog rsyslog-openssl wrk
+APT_TEST := dcmtk dicom3tools curl postgresql nginx orthanc orthanc-dicomweb rsyslog rsyslog-openssl systemd wrk
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -15,9 +15,9 @@ help: ## This list
 demo: $(STAMP) ## The whole story on one machine: PACS, report, DMP, partner
 	$(BIN)/drimbox demo
 
-# Three workers for two cores: many tests wait for a timer or a process. Their order: tests/conftest.py.
+# Four workers for two cores: many tests wait for a timer or a process. Their order: tests/conftest.py.
 test: $(STAMP) tools lint ## Lint, types, contracts and every test but the soaks
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak and not bench"
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not soak and not bench"
 
 lint: $(STAMP) ## Ruff, mypy strict, import contracts
 	$(BIN)/ruff check .
@@ -33,7 +33,7 @@ soak: $(STAMP) tools ## The long runs
 
 # What the tests need beyond pip; without root the tests that need it skip and say so.
 tools:
-	@missing=""; for tool in storescu dciodvfy curl nginx Orthanc rsyslogd wrk; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	@missing=""; for tool in storescu dciodvfy curl nginx Orthanc rsyslogd wrk systemd-analyze; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	ls /usr/share/orthanc/plugins/libOrthancDicomWeb.so >/dev/null 2>&1 || missing="$$missing orthanc-dicomweb"; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

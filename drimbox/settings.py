@@ -1,23 +1,49 @@
 """One frozen settings object per room, read once from TOML; unknown keys refused, all faults together.
 
 No default for an OID, an institution, an AE title, a password or an address that leaves the machine: absent
-means refuse to start. Secrets are given by file path.
+means refuse to start. Secrets are given by file path, or as `credential:NAME`.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from drimbox.domain.accounts import parse_hash
 from drimbox.domain.hl7v2_grammar import TOLERANCES
 from drimbox.domain.identifiers import INS_AUTHORITIES, is_oid
 
+# systemd.exec(5), CREDENTIALS; where it is not set, as for an operator's commands, nothing is ever found there
+CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
+NO_CREDENTIALS = Path("/nonexistent/credentials")
+_CREDENTIAL = "credential:"
+
+
+def _credential_path(value: object) -> object:
+    """`credential:NAME` is the file of that name among the credentials that the service manager gave this process."""
+    if not isinstance(value, str) or not value.startswith(_CREDENTIAL):
+        return value
+    name = value.removeprefix(_CREDENTIAL)
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+        raise ValueError(f"{_CREDENTIAL}NAME: letters, digits, dots, hyphens and underscores")
+    return Path(os.environ.get(CREDENTIALS_DIRECTORY) or NO_CREDENTIALS) / name
+
+
+PemFile = Annotated[Path, BeforeValidator(_credential_path)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -136,11 +162,11 @@ class DicomSettings(_Room):
     tls_port: int = Field(
         default=0, ge=0, le=65535, description="Port of DICOM over mutual TLS (PS3.15 B); 0 = no such door"
     )
-    tls_certificate: Path | None = Field(
+    tls_certificate: PemFile | None = Field(
         default=None, description="PEM: our certificate for DICOM over TLS, with its chain"
     )
-    tls_key: Path | None = Field(default=None, description="PEM: private key of that certificate")
-    tls_client_authority: Path | None = Field(
+    tls_key: PemFile | None = Field(default=None, description="PEM: private key of that certificate")
+    tls_client_authority: PemFile | None = Field(
         default=None, description="PEM: authorities of the peers' client certificates"
     )
 
@@ -220,11 +246,11 @@ class MllpSettings(_Room):
     tls_port: int = Field(
         default=0, ge=0, le=65535, description="Port of MLLP over mutual TLS; 0 = no such door"
     )
-    tls_certificate: Path | None = Field(
+    tls_certificate: PemFile | None = Field(
         default=None, description="PEM: server certificate of that door, then its chain"
     )
-    tls_key: Path | None = Field(default=None, description="PEM: private key of that certificate")
-    tls_client_authority: Path | None = Field(
+    tls_key: PemFile | None = Field(default=None, description="PEM: private key of that certificate")
+    tls_client_authority: PemFile | None = Field(
         default=None, description="PEM: authorities of the senders' client certificates"
     )
     max_message_bytes: int = Field(
@@ -313,12 +339,12 @@ class WebSettings(_Room):
     )
     public_host: str = Field(default="127.0.0.1", description="Address that the public listener binds")
     public_port: Port = Field(default=8443, description="Port of the public listener")
-    certificate: Path | None = Field(
+    certificate: PemFile | None = Field(
         default=None,
         description="PEM: server certificate of the public listener, then its chain; required without proxies",
     )
-    key: Path | None = Field(default=None, description="PEM: private key of that certificate")
-    client_authority: Path | None = Field(
+    key: PemFile | None = Field(default=None, description="PEM: private key of that certificate")
+    client_authority: PemFile | None = Field(
         default=None,
         description="PEM: authorities of the partners' client certificates; required without proxies",
     )
@@ -339,12 +365,12 @@ class WebSettings(_Room):
         description="Address by which the department reaches the internal listener, for the links in answers; empty ="
         " what each request names",
     )
-    internal_certificate: Path | None = Field(
+    internal_certificate: PemFile | None = Field(
         default=None,
         description="PEM: server certificate of the internal listener; required when it is not on loopback",
     )
-    internal_key: Path | None = Field(default=None, description="PEM: private key of that certificate")
-    internal_client_authority: Path | None = Field(
+    internal_key: PemFile | None = Field(default=None, description="PEM: private key of that certificate")
+    internal_client_authority: PemFile | None = Field(
         default=None, description="PEM: authorities of the accounts' client certificates"
     )
     accounts: tuple[AccountSettings, ...] = Field(
@@ -498,11 +524,11 @@ class DmpSettings(_Room):
 
     repository_url: str = Field(description="Address of the repository service (TD2.1)")
     registry_url: str = Field(description="Address of the registry service (TD3.1b, TD3.3c)")
-    authority: Path = Field(description="PEM: authorities of the DMP's server certificate")
-    client_certificate: Path = Field(description="PEM: ORG AUTH_CLI certificate for mutual TLS")
-    client_key: Path = Field(description="PEM: its private key")
-    signature_certificate: Path = Field(description="PEM: ORG SIGN certificate for VIHF and lot")
-    signature_key: Path = Field(description="PEM: its private key")
+    authority: PemFile = Field(description="PEM: authorities of the DMP's server certificate")
+    client_certificate: PemFile = Field(description="PEM: ORG AUTH_CLI certificate for mutual TLS")
+    client_key: PemFile = Field(description="PEM: its private key")
+    signature_certificate: PemFile = Field(description="PEM: ORG SIGN certificate for VIHF and lot")
+    signature_key: PemFile = Field(description="PEM: its private key")
     compatibility: Literal["sha256", "sha1"] = Field(
         default="sha256", description="Algorithms of VIHF and lot; sha1 reproduces the accepted 2023 sample"
     )
@@ -556,10 +582,10 @@ class PscSettings(_Room):
     discovery_url: str = Field(
         default="", description="Empty: issuer + /.well-known/wallet-openid-configuration"
     )
-    authority: Path = Field(description="PEM: authorities of Pro Santé Connect's server certificate")
+    authority: PemFile = Field(description="PEM: authorities of Pro Santé Connect's server certificate")
     client_id: str = Field(description="client_id sent with introspection; CN of the certificate")
-    client_certificate: Path = Field(description="PEM: ORG AUTH_CLI certificate for mutual TLS")
-    client_key: Path = Field(description="PEM: its private key")
+    client_certificate: PemFile = Field(description="PEM: ORG AUTH_CLI certificate for mutual TLS")
+    client_key: PemFile = Field(description="PEM: its private key")
     timeout: Seconds = Field(default=5, description="Seconds for an introspection")
     cache: float = Field(
         default=30, ge=0, le=30, description="Longest time a positive answer is believed, in seconds"
@@ -583,15 +609,17 @@ class WhitelistSettings(_Room):
     """The ANS whitelist of the mesh (liste blanche DRIM-M): where it is, whom it is believed from, who we are in it."""
 
     url: str = Field(description="Address of the signed list (https)")
-    authority: Path | None = Field(
+    authority: PemFile | None = Field(
         default=None,
         description="PEM: authorities of that server's certificate; not set = those of the system",
     )
     environment: Literal["test", "production"] = Field(
         description="Of IGC Santé: a certificate of the other one is refused"
     )
-    root: Path = Field(description="PEM: root authority (ACR) of the list's signer, pinned")
-    intermediate: Path = Field(description="PEM: intermediate authority (ACI) of the list's signer, pinned")
+    root: PemFile = Field(description="PEM: root authority (ACR) of the list's signer, pinned")
+    intermediate: PemFile = Field(
+        description="PEM: intermediate authority (ACI) of the list's signer, pinned"
+    )
     root_crl_url: str = Field(description="Address of the root's CRL (http or https: it is signed)")
     intermediate_crl_url: str = Field(description="Address of the intermediate's CRL")
     crl_policy: Literal["require", "prefer"] = Field(
@@ -618,16 +646,16 @@ class WhitelistSettings(_Room):
     connect_timeout: Seconds = Field(default=10, description="Seconds to reach the publisher")
     answer_timeout: Seconds = Field(default=60, description="Seconds for the whole list")
     keep_days: int = Field(default=400, ge=30, description="Days that accepted lists are kept")
-    proof_certificate: Path | None = Field(
+    proof_certificate: PemFile | None = Field(
         default=None, description="PEM: the editor's own certificate that signs the proofs of verification"
     )
-    proof_key: Path | None = Field(default=None, description="PEM: its private key")
+    proof_key: PemFile | None = Field(default=None, description="PEM: its private key")
     proof_mode: Literal["local", "esignsante"] = Field(
         default="local",
         description="esignsante = a configured eSignSanté is asked too; it can only refuse more",
     )
     esignsante_url: str = Field(default="", description="Base address of that eSignSanté (https)")
-    esignsante_authority: Path | None = Field(
+    esignsante_authority: PemFile | None = Field(
         default=None, description="PEM: authorities of its certificate; not set = those of the system"
     )
     esignsante_configuration: int = Field(default=1, ge=0, description="Its idVerifSignConf")
@@ -714,7 +742,7 @@ class HealthSettings(_Room):
         min_length=1,
         description="Where BetterStack publishes the addresses of its probes; the first usable one counts",
     )
-    list_authority: Path | None = Field(
+    list_authority: PemFile | None = Field(
         default=None,
         description="PEM: authorities of that server's certificate; not set = those of the system",
     )
@@ -791,13 +819,13 @@ class AuditSettings(_Room):
         description="Name or address of the audit record repository, as its certificate says; empty = off",
     )
     port: Port = Field(default=6514, description="Its port (RFC 5425)")
-    authority: Path | None = Field(
+    authority: PemFile | None = Field(
         default=None, description="PEM: authorities of its certificate; required with host"
     )
-    certificate: Path | None = Field(
+    certificate: PemFile | None = Field(
         default=None, description="PEM: our client certificate; not set = none is shown"
     )
-    key: Path | None = Field(default=None, description="PEM: its private key")
+    key: PemFile | None = Field(default=None, description="PEM: its private key")
     source_id: str = Field(default="", description="AuditSourceID; empty = organisation.device_id")
     enterprise_site_id: str = Field(
         default="", description="AuditEnterpriseSiteID; empty = organisation.structure_id"

@@ -21,10 +21,29 @@ from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.second_opinion import make_second_opinion
 from drimbox.entrypoints.sender_check import sender_faults
 from drimbox.membership import own_name
-from drimbox.settings import ConfigurationError, Settings, load_settings
+from drimbox.settings import (
+    CREDENTIALS_DIRECTORY,
+    NO_CREDENTIALS,
+    ConfigurationError,
+    Settings,
+    load_settings,
+)
 
 PLACES = (Path("drimbox.toml"), Path("/etc/drimbox/drimbox.toml"))
 ENVIRONMENT = "DRIMBOX_CONFIG"
+SQLITE = "sqlite:///"
+
+
+#: what of the configuration each door uses that another may not have: keys, authorities and ports, by their names
+DOOR_USES = {
+    "dicom": ("dicom.",),
+    "mllp": ("mllp.",),
+    "web": (
+        *("web.", "psc.", "dmp.client_certificate", "dmp.authority"),
+        *("whitelist.root", "whitelist.intermediate"),
+    ),
+    "worker": ("dmp.", "audit.", "whitelist."),
+}
 
 
 class NoConfiguration(Exception):
@@ -118,22 +137,27 @@ def toml_value(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def check_configuration(path: Path) -> list[str]:
-    """Every fault of the file and of what it names; empty when it can be used. Nothing is started or changed."""
+def check_configuration(path: Path, door: str | None = None) -> list[str]:
+    """Every fault of the file and of what it names; empty when it can be used. Nothing is started or changed.
+
+    `door`: of `DOOR_USES`, whose certificates, keys and ports alone are looked at: the others may be running, with
+    credentials of their own. Raises `KeyError` for another.
+    """
+    uses = ("",) if door is None else DOOR_USES[door]
     try:
         settings = load_settings(path)
     except ConfigurationError as error:
         return error.faults
     return [
-        *_credential_faults(settings),
+        *_credential_faults(settings, uses),
         *_whitelist_faults(settings),
         *_storage_faults(settings),
-        *_port_faults(settings),
+        *_port_faults(settings, uses),
         *sender_faults(make_senders(settings), settings.mllp.host, bool(settings.mllp.tls_port)),
     ]
 
 
-def _credential_faults(settings: Settings) -> Iterator[str]:
+def _credential_faults(settings: Settings, uses: tuple[str, ...]) -> Iterator[str]:
     web, dmp, psc, mllp, room = settings.web, settings.dmp, settings.psc, settings.mllp, settings.whitelist
     dicom = settings.dicom
     credentials = (
@@ -159,9 +183,20 @@ def _credential_faults(settings: Settings) -> Iterator[str]:
         ("whitelist.proof_certificate", room.proof_certificate, room.proof_key, CredentialKind.SIGNATURE),
     )
     for name, certificate, key, kind in credentials:
-        if certificate is not None:
-            for fault in check_credential(certificate, key, kind, utc_now()):
+        if certificate is not None and name.startswith(uses):
+            absent = list(_absences(certificate, key))
+            for fault in absent or check_credential(certificate, key, kind, utc_now()):
                 yield f"{name}: {fault}"
+
+
+def _absences(*files: Path | None) -> Iterator[str]:
+    """Of credentials that the service manager did not give."""
+    given = os.environ.get(CREDENTIALS_DIRECTORY)
+    for path in filter(None, files):
+        if path.parent == NO_CREDENTIALS:
+            yield f"credential {path.name}: ${CREDENTIALS_DIRECTORY} is not set, nothing was given to this process"
+        elif given and path.parent == Path(given) and not os.access(path, os.R_OK):
+            yield f"credential {path.name} was not given to this process: see LoadCredential= of its unit"
 
 
 def _whitelist_faults(settings: Settings) -> Iterator[str]:
@@ -180,10 +215,15 @@ def require_membership(settings: Settings) -> None:
 
 
 def _storage_faults(settings: Settings) -> Iterator[str]:
-    root = settings.storage.root
+    root, url = settings.storage.root, settings.database.url
     existing = next(place for place in (root, *root.parents) if place.exists())
     if not os.access(existing, os.W_OK):
         yield f"storage.root: {existing} cannot be written"
+    new = Path(url.removeprefix(SQLITE))
+    if url.startswith(SQLITE) and not new.exists():  # to look would make it, for the account that looks
+        if new.parent != root and not os.access(new.parent, os.W_OK):
+            yield f"database.url: {new.parent} cannot be written"
+        return
     try:
         database = Database(settings.database.url, settings.database.busy_timeout)
         database.revision()
@@ -192,7 +232,7 @@ def _storage_faults(settings: Settings) -> Iterator[str]:
         yield f"database.url: {error}"
 
 
-def _port_faults(settings: Settings) -> Iterator[str]:
+def _port_faults(settings: Settings, uses: tuple[str, ...]) -> Iterator[str]:
     doors = (
         ("dicom.port", settings.dicom.host, settings.dicom.port),
         ("mllp.port", settings.mllp.host, settings.mllp.port),
@@ -208,6 +248,8 @@ def _port_faults(settings: Settings) -> Iterator[str]:
         if port in seen:
             yield f"{name}: {port} is already the port of {seen[port]}"
         seen[port] = name
+        if not name.startswith(uses):
+            continue
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
             with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -97,4 +97,4 @@ def serve_dicom(foundation: Foundation) -> None:
             door.start()
             log.info("dicom_listening", host=foundation.settings.dicom.host, port=door.port)
         desk.start()
-        wait_for_stop(stop)
+        wait_for_stop(stop, foundation.settings.dicom.host, [door.port for door in doors])

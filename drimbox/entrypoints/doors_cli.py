@@ -29,6 +29,7 @@ doors = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+SWITCH_SECONDS = 0.001  # a thread that has much to do lets the others of its process go on that often
 # Steps of niceness: when the processors are full, who waits for an answer comes before who brings and what is prepared.
 GIVES_WAY = {"dicom": 5, "worker": 10}
 
@@ -119,6 +120,7 @@ def prepare(settings: Settings) -> Foundation:
 def _run(process: str, config: Path | None, serve_process: Callable[[Foundation], None]) -> None:
     share_arenas()
     keep_no_words()
+    sys.setswitchinterval(SWITCH_SECONDS)
     os.nice(GIVES_WAY.get(process, 0))
     foundation = prepare(_settings(find_configuration(config), process))
     try:

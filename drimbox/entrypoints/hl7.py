@@ -52,6 +52,11 @@ class Hl7Doors:
                 log.info("mllp_listening", door=door.name, host=self._host, port=door.port)
             self._open = opening.pop_all()
 
+    @property
+    def ports(self) -> list[int]:
+        """The ports that are listened on."""
+        return [door.port for door in (self.plain, self.secure) if door is not None]
+
     def stop(self) -> None:
         """Stop both doors, then tell what is still to be told."""
         self._open.close()
@@ -68,8 +73,8 @@ def serve_hl7(foundation: Foundation) -> None:
     """Serve until SIGTERM, SIGINT or the death of the supervisor."""
     stop = StopSignal()
     stop.catch()
-    with Hl7Doors(foundation):
-        wait_for_stop(stop)
+    with Hl7Doors(foundation) as doors:
+        wait_for_stop(stop, foundation.settings.mllp.host, doors.ports)
 
 
 def _handler(foundation: Foundation) -> Handler:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from drimbox.entrypoints.notify import Notifier, Vigil
 from drimbox.entrypoints.supervisor import follow, lifeline
 
 log = structlog.get_logger(__name__)
@@ -37,10 +38,14 @@ class _Process:
 
 
 class Prefork:
-    """Keeps `count` children alive. The caller is single-threaded and holds no connection that a fork would share."""
+    """Keeps `count` children alive. The caller is single-threaded and holds no connection that a fork would share.
 
-    def __init__(self, count: int, child: Child) -> None:
+    `vigil`: what tells the service manager how the children are.
+    """
+
+    def __init__(self, count: int, child: Child, vigil: Vigil | None = None) -> None:
         self._child = child
+        self._vigil = vigil or Vigil(Notifier(), lambda: True)
         self._processes = [_Process(number) for number in range(count)]
         self._alive_read, self._alive_write = os.pipe()
         self._stopping = False
@@ -55,10 +60,12 @@ class Prefork:
         while not self._stopping:
             for process in self._processes:
                 self._watch(process)
+            self._vigil.look_when_due()
             watched = [] if supervisor is None else [supervisor]
             if select.select(watched, [], [], _LOOK_SECONDS)[0]:
                 log.warning("supervisor_gone")
                 self._stopping = True
+        self._vigil.stopping()
         self._stop()
 
     def _told_to_stop(self, *_: object) -> None:

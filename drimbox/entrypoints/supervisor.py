@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from drimbox.entrypoints.notify import VARIABLES
 from drimbox.entrypoints.stop_signal import StopSignal
 
 log = structlog.get_logger(__name__)
@@ -71,7 +72,8 @@ class Supervisor:
 
     def _start(self, child: _Child, now: float) -> None:
         command = [sys.executable, "-m", "drimbox", child.door, "--config", str(self._config)]
-        environment = {**os.environ, LIFELINE: str(self._lifeline_read)}
+        ours = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+        environment = {**ours, LIFELINE: str(self._lifeline_read)}
         child.process = subprocess.Popen(command, env=environment, pass_fds=[self._lifeline_read])  # noqa: S603 our own interpreter and names
         child.started = now
         log.info("child_started", door=child.door)

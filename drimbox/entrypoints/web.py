@@ -26,12 +26,14 @@ from dicom_store.door import Door
 from dicom_store.places import Places
 from dicom_store.resources import IMAGES
 from drimbox.bootstrap import Foundation, lay_foundation
+from drimbox.entrypoints.beats import Beats
 from drimbox.entrypoints.cors import Cors
 from drimbox.entrypoints.health import HealthView, HealthWatch, Shared
 from drimbox.entrypoints.http_protocol import BoundedLoop, BoundedProtocol
 from drimbox.entrypoints.intake import recover
 from drimbox.entrypoints.internal_door import DepartmentDoor, make_internal_app
 from drimbox.entrypoints.memory import trim_now_and_then
+from drimbox.entrypoints.notify import Vigil, take_notifier
 from drimbox.entrypoints.partner_door import PartnerDoor
 from drimbox.entrypoints.prefork import Prefork
 from drimbox.entrypoints.proxied import Proxied
@@ -48,6 +50,7 @@ SHUTDOWN_SECONDS = 10
 BACKLOG = 1024  # connections that wait to be accepted
 DESCRIPTORS = 16 * 1024  # of one process, where the system allows so many: connections, files, databases
 CONNECTIONS = 2000  # of one process, on one listener; more are answered 503
+BEAT_SECONDS, SILENT_SECONDS = 0.5, 5.0  # between two beats of a process; without one
 INTERNAL_STREAMS = 64  # requests of the department at once, in all processes
 
 FollowParent = Callable[[Callable[[], None]], None]
@@ -134,7 +137,7 @@ def serve_web(foundation: Foundation) -> None:
     foundation.database.close()  # a connection must not be shared across a fork
     sockets = [_listen(room.public_host, room.public_port), _listen(room.internal_host, room.internal_port)]
     places = [Places(room.max_streams, room.processes), Places(INTERNAL_STREAMS, room.processes)]
-    shared = Shared(room.processes)
+    shared, beats = Shared(room.processes), Beats(room.processes)
 
     def child(number: int, follow_parent: FollowParent) -> None:
         for one in places:
@@ -142,10 +145,12 @@ def serve_web(foundation: Foundation) -> None:
         shared.take_slot(number)
         watch = partial(HealthWatch, shared=shared) if number == 0 else None
         with asyncio.Runner(loop_factory=BoundedLoop) as runner:
-            runner.run(_serve(settings, sockets, places, shared, watch, follow_parent))
+            beat = partial(beats.beat, number)
+            runner.run(_serve(settings, sockets, places, shared, watch, follow_parent, beat))
 
     log.info("web_listening", count=room.processes)
-    Prefork(room.processes, child).run()
+    vigil = Vigil(take_notifier(), partial(beats.all_within, SILENT_SECONDS))
+    Prefork(room.processes, child, vigil).run()
 
 
 def _raise_descriptor_limit() -> None:
@@ -168,6 +173,7 @@ async def _serve(
     shared: Shared,
     make_watch: Callable[[Foundation, View], HealthWatch] | None,
     follow_parent: FollowParent,
+    beat: Callable[[], None],
 ) -> None:
     loop = asyncio.get_running_loop()
     async with open_serving(lay_foundation(settings)) as serving:
@@ -195,12 +201,22 @@ async def _serve(
         watch = make_watch(serving.foundation, serving.mesh) if make_watch else None
         if watch is not None:
             watch.start()
+        beating = asyncio.create_task(_beat(servers, beat))
         try:
             await asyncio.gather(
                 *(server.serve(sockets=[one]) for server, one in zip(servers, sockets, strict=True))
             )
         finally:
+            beating.cancel()
             stopping.set()
             if watch is not None:
                 await asyncio.to_thread(watch.stop)
             department.close()
+
+
+async def _beat(servers: Sequence[uvicorn.Server], beat: Callable[[], None]) -> None:
+    """Until cancelled, from the moment when every listener accepts."""
+    while True:
+        if all(server.started for server in servers):
+            beat()
+        await asyncio.sleep(BEAT_SECONDS)

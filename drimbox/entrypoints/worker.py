@@ -33,6 +33,7 @@ from drimbox.bootstrap import (
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.audit_forwarding import make_audit_forwarding
 from drimbox.entrypoints.commitments import make_worker_committing
+from drimbox.entrypoints.notify import ALIVE, READY, STOPPING, Notifier, take_notifier
 from drimbox.entrypoints.pulse import Pulse
 from drimbox.entrypoints.rounds import Rounds
 from drimbox.entrypoints.segment_keeping import make_compacting
@@ -65,18 +66,29 @@ def run_worker(foundation: Foundation) -> None:
         jobs = worker_jobs(reconciling.run_due, publishing.run_due, room.publishers, receipts)
         crew = Crew(jobs | {"committed": make_worker_committing(foundation).run_due})
         pulse = Pulse(foundation.transactions, node_name(), utc_now, crew.diary)
-        rounds = _make_rounds(foundation, crew, pulse)
+        rounds, notifier = _make_rounds(foundation, crew, pulse), take_notifier()
+        if notifier.pace is not None:
+            rounds.every(notifier.pace, "watchdog", partial(_show_life, crew, pulse, notifier))
         stop = StopSignal()
         stop.catch()
         follow_supervisor(stop.tell)
         crew.start()
         log.info("worker_started")
         rounds.start()
+        notifier.tell(READY)
         stop.wait()
+        notifier.tell(STOPPING)
         rounds.stop()
         crew.stop()
         _say_goodbye(pulse)
         log.info("worker_stopped")
+
+
+def _show_life(crew: Crew, pulse: Pulse, notifier: Notifier) -> None:
+    """Every job has its thread, and a beat has ended, whatever the database said: one that is down kills no worker."""
+    _count("worker_alive", pulse.beat)
+    if crew.is_whole():
+        notifier.tell(ALIVE)
 
 
 def _say_goodbye(pulse: Pulse) -> None:
@@ -160,6 +172,10 @@ class Crew:
             name: {"last": since(shift.ended), "busy": since(shift.begun), "alive": name in alive}
             for name, shift in self._shifts.items()
         }
+
+    def is_whole(self) -> bool:
+        """Whether every job has its thread."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def stop(self) -> None:
         """Let every job end what it is doing, and wait for it."""

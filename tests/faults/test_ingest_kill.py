@@ -97,7 +97,7 @@ def load(tmp_path: Path, free_port: Callable[[], int]) -> Load:
     return made
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [3, pytest.param(200, marks=pytest.mark.soak)])
 def test_what_was_acknowledged_is_there_and_nothing_torn(load: Load, kills: int) -> None:
     seen, cut = [], 0
     for number in range(kills):

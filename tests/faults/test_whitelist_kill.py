@@ -86,7 +86,7 @@ def run(config: Path, *words: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(40, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.soak)])
 def test_a_retrieval_killed_anywhere_loses_nothing(config: Path, publishing: Publishing, kills: int) -> None:
     started = time.monotonic()
     first = run(config, "refresh")
