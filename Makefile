@@ -15,9 +15,9 @@ help: ## This list
 demo: $(STAMP) ## The whole story on one machine: PACS, report, DMP, partner
 	$(BIN)/drimbox demo
 
-# Four workers for two cores: many tests wait for a timer or a process. Their order: tests/conftest.py.
+# Three workers for two cores: many tests wait for a timer or a process. Their order: tests/conftest.py.
 test: $(STAMP) tools lint ## Lint, types, contracts and every test but the soaks
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not soak and not bench"
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak and not bench"
 
 lint: $(STAMP) ## Ruff, mypy strict, import contracts
 	$(BIN)/ruff check .

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -14,8 +14,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import structlog
+from _pytest.logging import LogCaptureHandler
 from pynetdicom import _config
 from sqlalchemy import create_engine, text
+
+from drimbox.simulators.ports import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,6 +39,19 @@ def _scrubbed_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if ours and name != "DRIMBOX_OFFICIAL_DATA":
             monkeypatch.delenv(name)
     yield
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_found() -> Iterator[None]:
+    """A command that a test runs in this process sets up its logs: to a stream that is closed afterwards."""
+    root, configuration = logging.getLogger(), structlog.get_config()
+    handlers, level = [*root.handlers], root.level
+    yield
+    for handler in [*root.handlers]:
+        if handler not in handlers and not isinstance(handler, LogCaptureHandler):
+            root.removeHandler(handler)
+    root.setLevel(level)
+    structlog.configure(**configuration)
 
 
 @pytest.fixture(autouse=True)
@@ -58,9 +75,7 @@ def free_port() -> Callable[[], int]:
     """A function that gives a TCP port of the loopback that was free a moment ago."""
 
     def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
+        return free_ports(1)[0]
 
     return find
 

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import requests
 
+from drimbox.simulators.ports import free_ports
+
 START_SECONDS = 40.0
 STOP_SECONDS = 25.0
 
@@ -135,9 +137,7 @@ def wait_for(look: Callable[[], Found | None], seconds: float, otherwise: str) -
 
 def free_port() -> int:
     """A TCP port of the loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def _exchanges(url: str, authority: str) -> bool | None:

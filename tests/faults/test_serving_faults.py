@@ -528,6 +528,7 @@ def far(
         sys.stderr.write((stage.directory / "serve.log").read_text("utf-8")[-4000:])
 
 
+@pytest.mark.soak  # an appliance on PostgreSQL takes half a minute to start here
 def test_postgresql_stops_and_comes_back(far: House, server: Server) -> None:
     since, headers = datetime.now(UTC), far.headers()
     with reading(far) as reader:
@@ -545,6 +546,7 @@ def test_postgresql_stops_and_comes_back(far: House, server: Server) -> None:
     assert len(records) == len(set(records))
 
 
+@pytest.mark.soak  # an appliance on PostgreSQL takes half a minute to start here
 def test_postgresql_does_not_answer(far: House) -> None:
     """A lock that nobody releases: the question is given up, the loop serves on."""
     since, headers = datetime.now(UTC), far.headers()

@@ -285,7 +285,14 @@ def test_an_operator_withdraws_and_restores(appliance: Any) -> None:
 # --- lost answers and stale references
 
 
-@pytest.mark.parametrize("fault", ["drop_before_answer", "timeout", "http_500", "busy"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "drop_before_answer",
+        "timeout",
+        *(pytest.param(one, marks=pytest.mark.soak) for one in ("http_500", "busy")),
+    ],
+)
 def test_an_unpublication_survives_a_bad_day(appliance: Any, fault: str) -> None:
     number = 140 + ["drop_before_answer", "timeout", "http_500", "busy"].index(fault)
     exam = Exam(appliance, number)

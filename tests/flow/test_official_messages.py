@@ -86,7 +86,13 @@ ORDERS: dict[str, tuple[Step, ...]] = {
     ),
 }  # fmt: skip
 pytestmark = pytest.mark.parametrize(
-    ("appliance", "order"), [(o, o) for o in ORDERS], indirect=["appliance"], ids=list(ORDERS), scope="module"
+    ("appliance", "order"),
+    [
+        pytest.param(o, o, id=o, marks=pytest.mark.soak if o == "create, withdraw, replace" else ())
+        for o in ORDERS
+    ],
+    indirect=["appliance"],
+    scope="module",
 )
 
 

@@ -190,10 +190,15 @@ def test_a_report_and_a_store_that_cross(own: RawPeer, service: Commitment, reco
     assert len(recorder.requests) == 20
 
 
-def test_a_report_waits_for_the_instance_at_hand(own: RawPeer, service: Commitment) -> None:
+def test_a_report_waits_for_the_instance_at_hand(
+    own: RawPeer, service: Commitment, recorder: Recorder
+) -> None:
     ask(own)
     first, *rest = raw.message(1, raw.store_command(), bytes(100_000))
     own.send(first)
+    deadline = time.monotonic() + 10
+    while not recorder.arrivals and time.monotonic() < deadline:
+        time.sleep(0.005)
     thread, results = service.report()
     time.sleep(0.05)
     own.send(*rest)
