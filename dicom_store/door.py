@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from dicom_store.asgi import HttpRequest, Receive, Scope, Send, internal_error, read_request, send_problem
+from dicom_store.failure import log_failure
 from dicom_store.places import Places
 from dicom_store.resources import Methods, Resource, check_method, find_resource
 from dicom_store.status import HttpRefusal
@@ -106,7 +106,7 @@ class Door:
         except HttpRefusal:
             raise
         except Exception as error:
-            log_failure("no answer", error)
+            log_failure(log, "no answer", error)
             raise internal_error("The request failed.") from error
         why = "the server stopped"
         try:
@@ -141,13 +141,8 @@ class Door:
                 raise
             return "a piece could not be made"
         except Exception as error:
-            log_failure("an image cannot be read", error)
+            log_failure(log, "an image cannot be read", error)
             if not transfer.started:
                 raise internal_error("An image cannot be read.") from error
             return f"not readable: {type(error).__name__}"
         return ""
-
-
-def log_failure(what: str, error: BaseException) -> None:
-    """Log where it failed, without its message: it may quote data."""
-    log.error("%s: %s\n%s", what, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from dicom_store.failure import log_failure
 from dicom_store.file_meta import META_BYTES, FileMeta, read_file_meta
 from dicom_store.instance import InstanceHeader
 from dicom_store.sink import Arrival, Peer, StoreCommand
@@ -110,9 +110,7 @@ class Part:
             self._outcome = refusal.outcome
         except Exception as error:  # noqa: BLE001 - the door: an answer for this instance and a log, never silence
             self._outcome = Outcome.FAILED
-            # no message: it may quote the data set
-            where = "".join(traceback.format_tb(error.__traceback__))
-            log.error("STOW-RS failed: %s\n%s", type(error).__name__, where)  # noqa: TRY400
+            log_failure(log, "STOW-RS failed", error)
 
 
 def _result(outcome: Outcome, meta: FileMeta | None, header: InstanceHeader | None = None) -> InstanceResult:
