@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from sys import intern
+from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -17,6 +17,7 @@ from dicom_store.index_notes import Rejected
 from dicom_store.index_queries import IndexedInstance, Place
 from dicom_store.index_studies import Forgotten
 from dicom_store.instance import InstanceHeader
+from dicom_store.paths import study_of_segment
 from dicom_store.rejection import KEY_OBJECT_SELECTION, RejectionNote, read_note
 from dicom_store.repeated import Copy, judge, returns, stored_copy
 from dicom_store.scanner import Buffer
@@ -34,8 +35,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredInstance:
+class StoredInstance(NamedTuple):
     """What a retrieval needs of an instance: where its DICOM file of `length` bytes is.
 
     `rejected`: code of `rejection.REASONS`, which say whether it may still be served; None = not rejected.
@@ -164,7 +164,8 @@ class Archive:
             if extent is not None:
                 return b"".join(self._segments.read(*extent, kind=Kind.DICOM_JSON))
         except SegmentDamaged as error:
-            log.warning("metadata of %s is made anew: %s", stored.ref.SOPInstanceUID, error)
+            said = {"action": "metadata_made_anew", "study": study_of_segment(stored.segment)}
+            log.warning("metadata of %s is made anew: %s", stored.ref.SOPInstanceUID, error, extra=said)
         file = self._segments.view(stored.segment, stored.offset, stored.length)
         return metadata.of_file(file, stored.ref.TransferSyntaxUID)
 

@@ -28,7 +28,7 @@ def _nothing() -> None:
     """The server behind gives no way to abort."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class HttpRequest:
     """One request. `path`: decoded, without scheme and host; `client`: address of the peer, or what a proxy said.
 

@@ -104,7 +104,7 @@ class Association:
         except ConnectionEnded:
             return self._cut()
         except Exception as error:  # noqa: BLE001 - the door: an answer to the peer, a log and a row, never silence
-            log_failure(log, "an association failed", error)
+            log_failure(log, "an association failed", error, action="association_failed")
             pdu = upper_layer.abort_pdu(SERVICE_PROVIDER, Reason.NOT_SPECIFIED)
             return _Ending(pdu, "Association aborted", "association aborted: a failure of the appliance")
 
@@ -113,7 +113,7 @@ class Association:
             if self._dialogue is not None:
                 self._dialogue.close()
         except Exception as error:  # noqa: BLE001 - what was acknowledged is safe without: a log, and the end goes on
-            log_failure(log, "the end of an association failed", error)
+            log_failure(log, "the end of an association failed", error, action="association_failed")
 
     def _pdu(self) -> None:
         dialogue = self._dialogue

@@ -7,8 +7,8 @@ part of either, a transcoded part is made while the ones before it are sent.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 
 class Source(Protocol):
@@ -24,8 +24,7 @@ class Source(Protocol):
         """Let go of what was kept for this reader; also called when it was never opened."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """`length` bytes at `offset` of a source; `start`, `whole`: what the source checks of it (see `part`)."""
 
     source: Source
@@ -38,7 +37,7 @@ class Extent:
         """A part of it; the source still checks the whole."""
         start = self.offset if self.start < 0 else self.start
         whole = self.length if self.whole < 0 else self.whole
-        return replace(self, offset=self.offset + first, length=length, start=start, whole=whole)
+        return Extent(self.source, self.offset + first, length, start, whole)
 
 
 @dataclass(frozen=True, slots=True)

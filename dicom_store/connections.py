@@ -56,6 +56,12 @@ class Connections:
         """The place of a connection that entered."""
         return self._places[id(connection)]
 
+    @property
+    def associated(self) -> int:
+        """Associations that are open now."""
+        with self._changed:
+            return sum(one.associated for one in self._places.values())
+
     def admit(self, place: Place) -> Rejection | None:
         """An association is asked for: it has a place from now on, or is rejected."""
         with self._changed:

@@ -95,7 +95,7 @@ class Conversation:
                 self._association.kill()
         except Exception as error:  # noqa: BLE001 - pynetdicom would log it, and let the peer in
             self._association.abort()
-            log_failure(log, "an association failed", error)
+            log_failure(log, "an association failed", error, action="association_failed")
             self._terms.on_refused(self.peer, "association aborted: a failure of the appliance")
 
     def _judged(self, asked: Any) -> Rejection | None:

@@ -95,7 +95,8 @@ async def _extent(made: Awaitable[CachedFile]) -> Extent:
             "It could not be converted now; try again, or accept the stored transfer syntax."
         ) from error
     except SourceUnreadable as error:
-        log.error("cannot be converted: %s", error.reason)  # noqa: TRY400 the reason says it
+        said = {"action": "image_not_converted"}
+        log.error("cannot be converted: %s", error.reason, extra=said)  # noqa: TRY400 the reason says it
         raise internal_error("An image cannot be read.") from error
     except TranscodeFailed as error:
         detail = f"It cannot be made of what is stored: {error.reason}"

@@ -208,7 +208,7 @@ def answer_of(
     try:
         answer = service.handle(request, data_set, transfer_syntax, peer, association)
     except Exception as error:  # noqa: BLE001 - the door: an answer to the peer and a log, never silence
-        log_failure(log, "a service failed", error)
+        log_failure(log, "a service failed", error, action="service_failed")
         return Reply(response(request, Status.PROCESSING_FAILURE))
     frame = {
         "CommandField": request["CommandField"] | RESPONSE,

@@ -97,7 +97,7 @@ class Door:
             async with asyncio.timeout(self._stall):
                 await send_problem(send, refusal, request.method == "HEAD")
         except TimeoutError:
-            log.warning("refusal given up: the reader takes nothing")
+            log.warning("refusal given up: the reader takes nothing", extra={"action": "refusal_given_up"})
             request.abort()
 
     async def _serve(self, request: HttpRequest, resource: Resource, receive: Receive, send: Send) -> None:
@@ -106,11 +106,11 @@ class Door:
         except HttpRefusal:
             raise
         except Exception as error:
-            log_failure(log, "no answer", error)
+            log_failure(log, "no answer", error, action="request_failed", study=resource.study)
             raise internal_error("The request failed.") from error
         why = "the server stopped"
         try:
-            why = await self._transmit(request, answer.transfer, receive, send)
+            why = await self._transmit(request, resource.study, answer.transfer, receive, send)
         except HttpRefusal as refusal:
             answer.refused(refusal, type(refusal.__cause__).__name__ if refusal.__cause__ else "")
             raise
@@ -119,7 +119,9 @@ class Door:
             raise
         answer.finished(answer.transfer, why)
 
-    async def _transmit(self, request: HttpRequest, transfer: Transfer, receive: Receive, send: Send) -> str:
+    async def _transmit(
+        self, request: HttpRequest, study: str | None, transfer: Transfer, receive: Receive, send: Send
+    ) -> str:
         """Why it was cut, or "". Once it has started a failure leaves it short: the server cuts the connection."""
         try:
             await transmit(
@@ -131,7 +133,8 @@ class Door:
                 head_only=request.method == "HEAD",
             )
         except Stalled:
-            log.warning("transfer given up: the reader takes nothing")
+            said = {"action": "transfer_given_up", "study": study}
+            log.warning("transfer given up: the reader takes nothing", extra=said)
             request.abort()  # what waits for it would keep the connection
             return "stalled"
         except Gone:
@@ -141,7 +144,7 @@ class Door:
                 raise
             return "a piece could not be made"
         except Exception as error:
-            log_failure(log, "an image cannot be read", error)
+            log_failure(log, "an image cannot be read", error, action="image_unreadable", study=study)
             if not transfer.started:
                 raise internal_error("An image cannot be read.") from error
             return f"not readable: {type(error).__name__}"

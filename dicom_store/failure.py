@@ -6,6 +6,9 @@ import logging
 import traceback
 
 
-def log_failure(log: logging.Logger, what: str, error: Exception) -> None:
-    """One line of what failed and the kind of the error, then where."""
-    log.error("%s: %s\n%s", what, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+def log_failure(
+    log: logging.Logger, what: str, error: Exception, *, action: str, study: str | None = None
+) -> None:
+    """One line of what failed and the kind of the error, then where. `action`: a stable name for programs."""
+    place = "".join(traceback.format_tb(error.__traceback__))
+    log.error("%s: %s\n%s", what, type(error).__name__, place, extra={"action": action, "study": study})

@@ -198,7 +198,7 @@ class Incoming:
     def keep(self) -> Place:
         """Write what is not written yet: durable when it returns.
 
-        Raises `segment_writer.StorageFull`, OSError; then nothing of it is there.
+        Raises `free_space.StorageFull`, OSError; then nothing of it is there.
         """
         with self._data_set() as (view, relax):
             json = metadata.prepare(self.header, view, len(self._start), relax)

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from sys import intern
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
 from dicom_store.archive import StoredInstance
 from dicom_store.index import InstanceRow, NoteRow, SeriesRow, StudyRow
 from dicom_store.index_notes import REJECTION
-from dicom_store.index_queries import ref_of
 from dicom_store.query import Match, Query
 from dicom_store.query_attributes import Level
 from dicom_store.query_values import Between, Condition, Like, OneOf
 from dicom_store.rejection import KEY_OBJECT_SELECTION
 from dicom_store.search_result import Counts, Page
+from dicom_store.study import InstanceRef
 
 _STUDY, _SERIES, _INSTANCE = StudyRow.__table__.c, SeriesRow.__table__.c, InstanceRow.__table__.c
 _NOTE = NoteRow.__table__.c
@@ -198,17 +199,11 @@ def _instances_of(*given: str) -> Select[Any]:
     return statement if "sop" in given else statement.order_by(*_order(Level.INSTANCE)[2:])
 
 
-def _stored(row: Row[Any]) -> StoredInstance:
-    return StoredInstance(
-        ref_of(row),
-        row.series_instance_uid,
-        row.segment,
-        row.payload_offset,
-        row.payload_length,
-        row.payload_sha256,
-        metadata_length=row.metadata_length,
-        bits_allocated=row.bits_allocated,
-    )
+def _stored(row: Sequence[Any]) -> StoredInstance:
+    """Of the columns `_PLACE`; by place, for there may be thousands."""
+    sop, sop_class, syntax, number, frames, _, series, segment, offset, length, metadata, sha256, bits = row
+    ref = InstanceRef(sop, intern(sop_class), intern(syntax), number, frames)
+    return StoredInstance(ref, series, segment, offset, length, sha256, None, metadata, bits)
 
 
 def _conditions(query: Query) -> Iterator[ColumnElement[bool]]:

@@ -71,6 +71,11 @@ _WANTED = (
 )
 
 
+def kept_bytes(session: Session) -> int:
+    """Bytes of the DICOM files of every row."""
+    return int(session.scalar(select(func.sum(_ROW.payload_length))) or 0)
+
+
 def records_of(session: Session, study: str) -> list[Recorded]:
     """Every record of a study, by segment and offset."""
     rows = session.execute(select(*_WANTED).where(_ROW.study_instance_uid == study))

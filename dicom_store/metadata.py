@@ -28,7 +28,8 @@ def prepare(
         raise
     except Exception as error:  # noqa: BLE001  # see above
         # no traceback: it could show values of the data set
-        log.error("no metadata of %s: %s", header.SOPInstanceUID, type(error).__name__)  # noqa: TRY400
+        said = {"action": "metadata_not_prepared", "study": header.StudyInstanceUID}
+        log.error("no metadata of %s: %s", header.SOPInstanceUID, type(error).__name__, extra=said)  # noqa: TRY400
         return None
 
 

@@ -20,7 +20,7 @@ from dicom_store.segment_record import Kind, SegmentDamaged, check_record
 from dicom_store.shown import ShownInstances, address_of
 from dicom_store.transmit import Transfer
 
-BATCH = 50  # instances read at once
+BATCH = 200  # instances read at once
 BATCH_BYTES = 4 * 1024 * 1024  # of their JSON: that of a multi-frame instance has megabytes
 _PREPARED = b'"BulkDataURI":"bulkdata/'  # as `dicom_json` writes it, for this replacement
 

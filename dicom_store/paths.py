@@ -26,3 +26,8 @@ def study_directory(study_instance_uid: str) -> PurePosixPath:
     check_uid(study_instance_uid)
     spread = hashlib.sha256(study_instance_uid.encode("ascii")).hexdigest()
     return PurePosixPath(spread[:2]) / spread[2:4] / study_instance_uid
+
+
+def study_of_segment(segment: str) -> str:
+    """The study whose instances a segment holds, by its name: `study_directory`, then the file."""
+    return PurePosixPath(segment).parent.name

@@ -74,6 +74,7 @@ class QidoRs:
         try:
             (document,) = read_metadata(self._archive, [stored])
         except SegmentDamaged as error:  # a search still finds what else there is
-            log.warning("nothing can be read of %s: %s", stored.ref.SOPInstanceUID, error)
+            said = {"action": "image_unreadable", "study": study_url.rpartition("/")[2]}
+            log.warning("nothing can be read of %s: %s", stored.ref.SOPInstanceUID, error, extra=said)
             return b""
         return addressed(document, stored, study_url)

@@ -66,7 +66,7 @@ def action_handler(
         try:
             answer = service.handle(command, data_set, transfer_syntax, peer(), association)
         except Exception as error:  # noqa: BLE001 - the door: an answer to the peer and a log, never silence
-            log_failure(log, "N-ACTION failed", error)
+            log_failure(log, "N-ACTION failed", error, action="service_failed")
             return _PROCESSING_FAILURE, None
         return _status(answer.status, str(answer.elements.get("ErrorComment", ""))), None
 

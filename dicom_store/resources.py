@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from dicom_store.paths import InvalidUID, check_uid
 from dicom_store.status import HttpRefusal
@@ -69,8 +69,7 @@ _FRAMES = re.compile(r"[1-9][0-9]{0,8}(?:,[1-9][0-9]{0,8})*")
 _BULK = re.compile(r"[0-9]{1,15}-[0-9]{1,15}")
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(NamedTuple):
     """What is asked. UIDs are valid; `frames`: list of numbers as written; `bulk`: offset-length in the file."""
 
     kind: Kind

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+from dicom_store.free_space import FreeSpace, StorageFull
 from dicom_store.journal import Journal, sync_directory
 from dicom_store.paths import InvalidUID, study_directory
 from dicom_store.segment_file import create, held, opened
 from dicom_store.segment_record import CHUNK_BYTES, SegmentAbsent, SegmentDamaged
-from dicom_store.segment_writer import StorageFull
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -33,7 +33,7 @@ class SegmentCare:
     def __init__(self, root: Path, minimum_free_bytes: int) -> None:
         self._base = root / "segments"
         self._journals = root / "journal"
-        self._minimum_free_bytes = minimum_free_bytes
+        self._space = FreeSpace(self._base, minimum_free_bytes)
         self._journal = Journal(self._journals)
 
     def names_of(self, study: str) -> list[str]:
@@ -86,8 +86,7 @@ class SegmentCare:
 
     def begin_copy(self, study: str, size: int) -> SegmentCopy:
         """A new segment for `size` bytes of records of a study. Raises `StorageFull`, OSError."""
-        volume = os.statvfs(self._base)
-        if volume.f_bavail * volume.f_frsize - size < self._minimum_free_bytes:
+        if self._space.now() < size:
             raise StorageFull("less free space than must remain")
         name = str(study_directory(study) / f"{secrets.token_hex(16)}.seg")
         # journalled before it is created: whatever happens now, `Segments.recover` finds it

@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dicom_store.free_space import FreeSpace, StorageFull
 from dicom_store.journal import Journal, sync_directory
+from dicom_store.paths import study_of_segment
 from dicom_store.scanner import Buffer
 from dicom_store.segment_file import create
 from dicom_store.segment_record import HEADER, MAGIC, VERSION, Kind
-from dicom_store.status import Outcome, StoreRefused
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +33,6 @@ _LEAST_RESERVE = 64 * 1024  # and at least; between them for this many more reco
 _RESERVED_RECORDS = 4
 SHORT_RECORD = 192 * 1024  # up to which a reserve pays
 _ZEROS = memoryview(bytes(RESERVE_BYTES))
-
-
-class StorageFull(StoreRefused):
-    """No room, or less than the free space that must remain."""
-
-    def __init__(self, reason: str = "the storage is full") -> None:
-        super().__init__(Outcome.OUT_OF_RESOURCES, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +60,11 @@ class SegmentWriter:
     Close it only when the transaction that indexes its records has ended.
     """
 
-    def __init__(self, base: Path, segment: str, journal: Journal, minimum_free_bytes: int) -> None:
+    def __init__(self, base: Path, segment: str, journal: Journal, space: FreeSpace) -> None:
         self._base = base
         self._segment = segment
         self._journal = journal
-        self._minimum_free_bytes = minimum_free_bytes
+        self._space = space
         self._descriptor = -1
         self._lease: Callable[[], None] | None = None
         self._size = 0  # of the file; what lies between `end` and it is nothing yet
@@ -143,14 +137,6 @@ class SegmentWriter:
         """Where the payload of the next record begins."""
         return self.end + HEADER.size
 
-    def _require_room(self, wanted: int) -> bool:
-        """Raises `StorageFull` unless there is room; whether there is room for a reserve as well."""
-        volume = os.statvfs(self._base)
-        left = volume.f_bavail * volume.f_frsize - wanted - self._minimum_free_bytes
-        if left < 0:
-            raise StorageFull("less free space than must remain")
-        return left >= RESERVE_BYTES
-
     def _create(self) -> None:
         """Journal, directories, file, in this order: no file is unknown after a crash."""
         if self._descriptor >= 0:
@@ -168,12 +154,9 @@ class SegmentWriter:
             raise ValueError("the segment is closed")
         try:
             end = position + _bytes_of(views)
-            reserve = self._require_room(end - self._size) if end > self._size else False
-            self._create()
-            short = end - self.end if reserve and end - self.end <= SHORT_RECORD else 0
-            self._put(
-                views, position, _ZEROS[: max(_LEAST_RESERVE, _RESERVED_RECORDS * short)] if short else None
-            )
+            with self._space.held(end - self._size, begins=not self._streamed) as left:
+                self._create()
+                self._put(views, position, _reserve(end - self.end) if left >= RESERVE_BYTES else None)
         except StorageFull:
             self._back_out()
             raise
@@ -232,7 +215,14 @@ class SegmentWriter:
                 os.ftruncate(self._descriptor, self.end)
         except OSError as error:
             # harmless: no row points there, and the next start removes it (`Segments.recover`)
-            log.warning("bytes behind the last record of %s stay: %s", self._segment, type(error).__name__)
+            said = {"action": "segment_not_trimmed", "study": study_of_segment(str(self._segment))}
+            log.warning("bytes behind the last record stay: %s", type(error).__name__, extra=said)
+
+
+def _reserve(record: int) -> memoryview | None:
+    """Zeros behind a record of that length, if it is short."""
+    size = max(_LEAST_RESERVE, _RESERVED_RECORDS * record)
+    return _ZEROS[:size] if record <= SHORT_RECORD else None
 
 
 def _views(parts: Sequence[Buffer]) -> list[memoryview]:

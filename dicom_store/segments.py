@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dicom_store.free_space import FreeSpace
 from dicom_store.journal import Journal, abandoned_journals, sync_directory
 from dicom_store.paths import study_directory
 from dicom_store.segment_file import held, opened, path_of
@@ -59,7 +60,7 @@ class Segments:
     def __init__(self, root: Path, minimum_free_bytes: int) -> None:
         self._base = root / "segments"
         self._journals = root / "journal"
-        self._minimum_free_bytes = minimum_free_bytes
+        self.space = FreeSpace(self._base, minimum_free_bytes)
         for directory in (self._base, self._journals):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in (root, root.parent):
@@ -70,7 +71,7 @@ class Segments:
     def writer(self, study_instance_uid: str) -> SegmentWriter:
         """A new segment for a study; its file is created by the first append. Raises `paths.InvalidUID`."""
         name = str(study_directory(study_instance_uid) / f"{secrets.token_hex(16)}.seg")
-        return SegmentWriter(self._base, name, self._journal, self._minimum_free_bytes)
+        return SegmentWriter(self._base, name, self._journal, self.space)
 
     def read(
         self,

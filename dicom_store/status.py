@@ -18,6 +18,7 @@ class Outcome(StrEnum):
     UID_INVALID = "uid-invalid"
     UID_MISMATCH = "uid-mismatch"
     OUT_OF_RESOURCES = "out-of-resources"
+    STORAGE_FULL = "storage-full"
     FAILED = "failed"
 
 
@@ -39,6 +40,7 @@ ANSWERS: Mapping[Outcome, Answer] = {
     Outcome.UID_INVALID: Answer(0xC002, 400, "PS3.4 B.2.3 Error: Cannot understand (Cxxx)"),
     Outcome.UID_MISMATCH: Answer(0xA900, 409, "PS3.4 B.2.3 Error: Data Set does not match SOP Class"),
     Outcome.OUT_OF_RESOURCES: Answer(0xA700, 503, "PS3.4 B.2.3 Refused: Out of Resources"),
+    Outcome.STORAGE_FULL: Answer(0xA700, 507, "PS3.4 B.2.3 Refused: Out of Resources; RFC 4918 11.5"),
     Outcome.FAILED: Answer(0x0110, 500, "PS3.7 C.5.19 Processing failure"),
 }
 

@@ -75,8 +75,9 @@ class StoreOperation:
         except StoreRefused as refusal:
             self._answer = refusal.outcome, refusal.reason
         except OSError as error:
-            log.error("C-STORE failed: %s, errno %s", type(error).__name__, error.errno)  # noqa: TRY400
+            said = {"action": "store_failed"}
+            log.error("C-STORE failed: %s, errno %s", type(error).__name__, error.errno, extra=said)  # noqa: TRY400
             self._answer = Outcome.OUT_OF_RESOURCES, "the appliance cannot store now: try again"
         except Exception as error:  # noqa: BLE001 - the door: an answer to the peer and a log, never silence
-            log_failure(log, "C-STORE failed", error)
+            log_failure(log, "C-STORE failed", error, action="store_failed")
             self._answer = Outcome.FAILED, "processing failure"

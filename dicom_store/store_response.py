@@ -15,6 +15,7 @@ from dicom_store.transmit import Transfer
 DICOM_JSON = "application/dicom+json"
 # Media ranges that the store response satisfies; the quality of each decides nothing but yes or no.
 _ACCEPTABLE = {"*/*", "application/*", "application/json", DICOM_JSON}
+_LATER = (507, 503)  # the same may be taken some time later: no room (RFC 4918 11.5), not now
 _SOP_CLASS, _SOP_INSTANCE = "00081150", "00081155"
 _RETRIEVE_URL, _FAILURE_REASON = "00081190", "00081197"
 _FAILED, _REFERENCED = "00081198", "00081199"
@@ -52,20 +53,21 @@ def store_response(results: Sequence[InstanceResult], base_url: str, content_typ
     status = _status(results)
     document = json.dumps(_document(results, base_url), separators=(",", ":")).encode("ascii")
     headers = {"Content-Type": content_type, "Content-Length": str(len(document))}
-    if status == 503:
+    if status in _LATER:
         headers["Retry-After"] = RETRY_AFTER
     return Transfer(status, headers, body_of(document))
 
 
 def _status(results: Sequence[InstanceResult]) -> int:
-    """200 all, 202 some (PS3.18 table 10.5.3-1); none: what their failures have in common, 503 if one may pass."""
+    """200 all, 202 some (PS3.18 table 10.5.3-1); none: what their failures have in common, `_LATER` if one may pass."""
     failures = {ANSWERS[one.outcome].http for one in results if not one.is_stored}
     if not failures:
         return 200
     if any(one.is_stored for one in results):
         return 202
-    if 503 in failures:
-        return 503
+    for later in _LATER:
+        if later in failures:
+            return later
     return failures.pop() if len(failures) == 1 else 409
 
 

@@ -110,7 +110,7 @@ class Part:
             self._outcome = refusal.outcome
         except Exception as error:  # noqa: BLE001 - the door: an answer for this instance and a log, never silence
             self._outcome = Outcome.FAILED
-            log_failure(log, "STOW-RS failed", error)
+            log_failure(log, "STOW-RS failed", error, action="store_failed")
 
 
 def _result(outcome: Outcome, meta: FileMeta | None, header: InstanceHeader | None = None) -> InstanceResult:

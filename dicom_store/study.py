@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class InstanceRef:
+class InstanceRef(NamedTuple):
     """One composite instance. `InstanceNumber` and `NumberOfFrames` are None where the data set has none."""
 
     SOPInstanceUID: str

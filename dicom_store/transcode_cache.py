@@ -16,6 +16,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
+from dicom_store.free_space import FreeSpace
+
 _DIGEST_BYTES = 32
 _CHUNK = 1 << 20
 _ABANDONED = 3600.0  # seconds after which a temporary file is nobody's
@@ -63,16 +65,20 @@ class CachedFile:
 
 
 class TranscodeCache:
-    """One directory of converted files. Blocking; `find` in any thread, `publish` in one at a time."""
+    """One directory of converted files. Blocking; `find` in any thread, `publish` in one at a time.
 
-    def __init__(self, directory: Path, limit: int) -> None:
+    `minimum_free_bytes`: with less free space than that nothing is kept, and what was kept goes: it is made again.
+    """
+
+    def __init__(self, directory: Path, limit: int, minimum_free_bytes: int = 0) -> None:
+        self._space = FreeSpace(directory, minimum_free_bytes)
         self._directory = directory
         self._limit = limit  # bytes; 0 = nothing is kept
         self._proven: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._size = self._added = 0
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
-        self._trim()
+        self._trim(limit)
 
     def temporary(self) -> Path:
         """A new path in which to prepare a file, also when somebody emptied the disk of ours."""
@@ -106,6 +112,10 @@ class TranscodeCache:
             file.close()
             prepared.unlink()
             raise ValueError("the prepared file is not whole")
+        if self._space.now() < 0:
+            prepared.unlink()
+            self._trim(0)
+            return file
         if size > self._limit:
             prepared.unlink()
             return file
@@ -114,7 +124,7 @@ class TranscodeCache:
         self._size += size
         self._added += 1
         if self._size > self._limit or self._added >= _RECOUNT:
-            self._trim()
+            self._trim(self._limit)
         return file
 
     def _is_proven(self, name: str, file: CachedFile) -> bool:
@@ -135,17 +145,17 @@ class TranscodeCache:
         while len(self._proven) > _KNOWN:
             self._proven.popitem(last=False)
 
-    def _trim(self) -> None:
-        """Count the directory; drop the least recently used beyond the bound. One process at a time does it."""
+    def _trim(self, limit: int) -> None:
+        """Count the directory; drop the least recently used beyond `limit`. One process at a time does it."""
         with self._alone() as alone:
             if not alone:
                 return
             files = sorted(self._files())
             self._added, self._size = 0, sum(size for _, size, _ in files)
-            if self._size <= self._limit:
+            if self._size <= limit:
                 return
             for _, size, path in files:
-                if self._size <= self._limit * _KEPT_SHARE:
+                if self._size <= limit * _KEPT_SHARE:
                     return
                 path.unlink(missing_ok=True)
                 self._size -= size

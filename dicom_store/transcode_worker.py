@@ -48,7 +48,8 @@ def _quiet_codecs() -> Any:
 
 def _confine(memory_bytes: int) -> None:
     """Little priority, bounded memory, no core file (it would hold the image), no life without the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent decides
+    for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal, of the group: the parent decides
+        signal.signal(number, signal.SIG_IGN)
     os.nice(_NICENESS)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -56,7 +56,7 @@ class Transcoder:
     `cache`: directory of results (0700: they are patients' images), bounded by `cache_bytes`; 0 = nothing is kept.
     `timeout`: seconds of one conversion; `memory_bytes`: address space of one worker; `per_client`: conversions of
     one client at once (None = all workers but one); `waiting`, `waiting_per_client`: beyond which `Busy`;
-    `idle`: seconds after which a worker without work ends.
+    `idle`: seconds after which a worker without work ends; `minimum_free_bytes`: below this free space nothing is kept.
     """
 
     def __init__(
@@ -71,8 +71,9 @@ class Transcoder:
         waiting: int = 4096,
         waiting_per_client: int = 1024,
         idle: float = 60,
+        minimum_free_bytes: int = 0,
     ) -> None:
-        self._cache = TranscodeCache(cache, cache_bytes)
+        self._cache = TranscodeCache(cache, cache_bytes, minimum_free_bytes)
         self._disk = asyncio.Lock()
         self._queue: FairQueue[_Flight] = FairQueue(
             per_client=per_client or max(1, workers - 1), waiting=waiting, line=waiting_per_client

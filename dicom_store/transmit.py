@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from time import perf_counter
 from types import TracebackType
 from typing import TypeVar
 
@@ -19,6 +20,8 @@ from dicom_store.asgi import Receive, Send, send_start
 from dicom_store.body import Body, Extent, Later, Source
 
 CHUNK_BYTES = 512 * 1024  # a message to the server: half as much costs a tenth of the rate
+SMALL_BYTES = 64 * 1024  # the least: to a slow reader more at once only keeps the others waiting
+GLANCE_SECONDS = 0.005  # what a message should take its reader
 AHEAD = 2  # pieces whose making has begun while one is awaited
 
 T = TypeVar("T")
@@ -35,7 +38,9 @@ class Gone(Exception):
 
 @dataclass(slots=True)
 class Transfer:
-    """How far an answer came, also when it failed. `sent`: bytes of the body handed to the connection."""
+    """How far an answer came, also when it failed. `sent`: bytes of the body handed to the connection.
+
+    `begun_at`: `perf_counter` when the first ones were."""
 
     status: int
     headers: Mapping[str, str]
@@ -43,12 +48,13 @@ class Transfer:
     started: bool = False
     sent: int = 0
     whole: bool = False
+    begun_at: float | None = None
 
 
 async def transmit(
     transfer: Transfer, receive: Receive, send: Send, *, stall: float, disk: Executor, head_only: bool = False
 ) -> None:
-    """Send an answer. `stall`: seconds in which a reader must take a chunk.
+    """Send an answer. `stall`: seconds in which a reader must take `CHUNK_BYTES`.
 
     The first chunk is read before anything is sent. Raises `Stalled`, `Gone`, and what reading raises (OSError,
     `segments.SegmentDamaged`, EOFError, what makes a piece): when `started`, the answer is short and the caller
@@ -66,23 +72,47 @@ async def transmit(
     with _Reader(transfer.body) as reader:
         chunk = await reader.next_chunk(disk)
         watch: asyncio.Future[None] | None = None
+        pace, now = Pace(stall), asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(stall) as limit:
+                began = now()
                 await _start(transfer, send)  # it may wait behind an answer that is not read
                 while not await _send_chunk(transfer, chunk, send):
                     limit.reschedule(None)  # what is ours to make has limits of its own
+                    pace.took(now() - began, len(chunk))
                     watch = watch or asyncio.ensure_future(_disconnected(receive))
                     # a lost connection takes everything without waiting: only now can it be told that it is lost
                     await asyncio.sleep(0)
                     if watch.done():
                         raise Gone
-                    chunk = await reader.next_chunk(disk)
-                    limit.reschedule(asyncio.get_running_loop().time() + stall)
+                    chunk = await reader.next_chunk(disk, pace.size)
+                    began = now()
+                    limit.reschedule(began + pace.patience)
         except TimeoutError as error:
             raise Stalled from error
         finally:
             if watch is not None:
                 watch.cancel()
+
+
+class Pace:
+    """How fast a reader takes what it is sent. `size`: of the next message; `patience`: seconds it has left for it."""
+
+    def __init__(self, stall: float) -> None:
+        self._stall = self.patience = stall
+        self.size = CHUNK_BYTES
+        self._before = self._taken = 0
+
+    def took(self, seconds: float, count: int) -> None:
+        """`count` bytes were handed over, for which those of the message before had to be taken first."""
+        if self._before and seconds > 0:
+            fitting = int(self._before / seconds * GLANCE_SECONDS)
+            self.size = max(SMALL_BYTES, min(CHUNK_BYTES, fitting))
+        self._before = count
+        self._taken += count
+        self.patience -= seconds
+        if self._taken >= CHUNK_BYTES:
+            self._taken, self.patience = 0, self._stall
 
 
 async def _start(transfer: Transfer, send: Send) -> None:
@@ -97,6 +127,8 @@ async def _send_chunk(transfer: Transfer, chunk: bytearray, send: Send) -> bool:
         raise EOFError("fewer bytes than promised")
     last = not chunk or transfer.sent + len(chunk) == length
     await send({"type": "http.response.body", "body": chunk, "more_body": not last})
+    if transfer.begun_at is None:
+        transfer.begun_at = perf_counter()
     transfer.sent += len(chunk)
     transfer.whole = last
     return last
@@ -134,9 +166,9 @@ class _Reader:
         for piece in self._ready:
             _let_go(piece)
 
-    async def next_chunk(self, disk: Executor) -> bytearray:
-        """The next bytes, empty at the end."""
-        size = CHUNK_BYTES if self._left is None else min(CHUNK_BYTES, self._left)
+    async def next_chunk(self, disk: Executor, most: int = CHUNK_BYTES) -> bytearray:
+        """The next bytes, at most `most`; empty at the end."""
+        size = most if self._left is None else min(most, self._left)
         chunk = bytearray(size)
         room = memoryview(chunk)
         filled = 0

@@ -6,6 +6,7 @@ are installed, cost each of them 40 MB, and stay out with some others. Conversio
 
 from __future__ import annotations
 
+import signal
 import sys
 
 LEAN = frozenset({"serve", "dicom", "mllp", "web", "worker"})
@@ -16,12 +17,18 @@ NOT_FOR_DOORS = ("gdcm", "numpy", "PIL", "requests", "rich")
 def main() -> None:
     """Entry of the console script."""
     if sys.argv[1:2] and sys.argv[1] in LEAN:
+        _survive_hangups()
         for library in NOT_FOR_DOORS:
             sys.modules[library] = None  # type: ignore[assignment]  # for the import system: not to be had
         from drimbox.entrypoints.doors_cli import main as command
     else:
         from drimbox.entrypoints.cli import main as command
     command()
+
+
+def _survive_hangups() -> None:
+    """SIGHUP asks a door to renew its credentials: until it can, it reads them later anyway; it never ends one."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import random
+import re
 import secrets
 import socket
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from ipaddress import ip_network
+from typing import Any
 
 import structlog
 
 from dicom_store.archive import Archive
-from drimbox.adapters.database import Database
+from drimbox.adapters.database import Database, with_password
 from drimbox.adapters.dmp import Dmp, DmpEndpoint
 from drimbox.adapters.documents import Documents
-from drimbox.adapters.mllp_client import MllpClient
+from drimbox.adapters.held import Held
+from drimbox.adapters.key_files import read_secret
+from drimbox.adapters.meters import Meters, exchange_counter
 from drimbox.adapters.psc import Psc, PscEndpoint
-from drimbox.adapters.signing import load_signer
+from drimbox.adapters.signing import RsaSigner, hold_signer
 from drimbox.adapters.transactions import SqlTransactions
 from drimbox.domain.exam import Policy
 from drimbox.domain.report_states import StatePolicy
@@ -29,14 +33,15 @@ from drimbox.domain.senders import SenderProfile
 from drimbox.domain.vihf import VihfSettings
 from drimbox.domain.xds.publication import Publisher, XdsOptions
 from drimbox.flow.group_commit import GroupCommit
+from drimbox.flow.inbox_lines import say_message
 from drimbox.flow.inbox_purge import InboxPurging
 from drimbox.flow.manifest import ManifestMaker
 from drimbox.flow.mesh import may_exchange
+from drimbox.flow.no_room import NoRoomRefusals
 from drimbox.flow.prepare import Preparing
 from drimbox.flow.publish import Publishing
 from drimbox.flow.receive_report import Reception
 from drimbox.flow.reconcile import Reconciling
-from drimbox.flow.send_receipts import SendingReceipts
 from drimbox.flow.settle import Settling
 from drimbox.membership import make_mesh
 from drimbox.settings import PolicySettings, SenderSettings, Settings
@@ -62,21 +67,40 @@ def new_control_id() -> str:
     return secrets.token_hex(10)
 
 
-def node_name() -> str:
-    """Who holds a lease: one worker per node (see `entrypoints/worker.py`)."""
-    return socket.gethostname()
+def node_name(settings: Settings) -> str:
+    """Who holds leases and duties, and whose files and signs of life these are: one worker per node.
+
+    It is safe in a file name, also where it is the host name: letters, digits, dots, hyphens and underscores.
+    """
+    return settings.node.name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
 
 
 @dataclass(frozen=True)
 class Foundation:
-    """What every process needs: where bytes and facts are kept."""
+    """What every process needs: where bytes and facts are kept.
+
+    `own_documents`: the same store as `documents` for what we make ourselves, also below `minimum_free_bytes`.
+    `held`: the credentials that SIGHUP renews; who holds one adds it.
+    """
 
     settings: Settings
     database: Database
     archive: Archive
     documents: Documents
+    own_documents: Documents
     transactions: SqlTransactions
     commits: GroupCommit
+    no_room: NoRoomRefusals = field(default_factory=NoRoomRefusals)
+    meters: Meters = field(default_factory=Meters)
+    held: list[Held[Any]] = field(default_factory=list)
+
+    @cached_property
+    def signature(self) -> Held[RsaSigner]:
+        """The ORG SIGN credential of VIHF and lots, one for the whole process; read at its first use."""
+        dmp, passphrase = self.settings.dmp, self.settings.keys.passphrase
+        files = (dmp.signature_certificate, dmp.signature_key)
+        self.held.append(held := hold_signer("dmp.signature_certificate", *files, utc_now, passphrase))
+        return held
 
     @property
     def policy(self) -> Policy:
@@ -92,19 +116,34 @@ class Foundation:
         )
 
 
+def database_url(settings: Settings) -> str:
+    """The address of the database, with the password of its file: never to be shown.
+
+    Raises `UnusableCredential` when the file cannot be used.
+    """
+    room = settings.database
+    if room.password is None:
+        return room.url
+    return with_password(room.url, read_secret(room.password, "a password", "database.password"))
+
+
 def lay_foundation(settings: Settings) -> Foundation:
     """Open database and stores; nothing is created in the database (see `Database.migrate`)."""
     root = settings.storage.root
-    database = Database(settings.database.url, settings.database.busy_timeout)
+    database = Database(database_url(settings), settings.database.busy_timeout)
     archive = Archive(root / "images", settings.storage.minimum_free_bytes)
-    documents = Documents(root / "documents", settings.storage.minimum_free_bytes)
+    place = root / "documents"
+    documents = Documents(place, settings.storage.minimum_free_bytes)
     transactions = SqlTransactions(database, archive)
-    return Foundation(settings, database, archive, documents, transactions, GroupCommit(transactions))
+    commits = GroupCommit(transactions)
+    return Foundation(settings, database, archive, documents, Documents(place), transactions, commits)
 
 
-def make_manifest_maker(settings: Settings) -> ManifestMaker:
+def make_manifest_maker(foundation: Foundation) -> ManifestMaker:
     """What turns facts into frozen lots. Raises `UnusableCredential` when the signature key cannot be used."""
+    settings = foundation.settings
     organisation, dmp = settings.organisation, settings.dmp
+    foundation.signature.current()
     publisher = Publisher(
         name=organisation.name,
         structure_id=organisation.structure_id,
@@ -124,7 +163,7 @@ def make_manifest_maker(settings: Settings) -> ManifestMaker:
     return ManifestMaker(
         publisher=publisher,
         options=options,
-        signer=load_signer(dmp.signature_certificate, dmp.signature_key, utc_now()),
+        signer=foundation.signature.current,
         retrieve_base=settings.web.public_url,
         time_zone=settings.policy.time_zone,
         new_uid=new_uid,
@@ -170,6 +209,8 @@ def make_reception(foundation: Foundation) -> Reception:
         settings.mllp.facility,
         policy.consent_from_adt,
         settings.mllp.business_acknowledgement,
+        partial(say_message, structlog.get_logger("drimbox.flow.receive_report").info),
+        foundation.no_room,
     )
 
 
@@ -185,6 +226,7 @@ def make_psc(settings: Settings) -> Psc:
         psc.client_key,
         psc.timeout,
         psc.cache,
+        settings.keys.passphrase,
     )
     return Psc(endpoint, utc_now)
 
@@ -193,12 +235,13 @@ def make_reconciling(foundation: Foundation) -> Reconciling:
     """What the worker calls for studies that are due. Raises `UnusableCredential`."""
     return Reconciling(
         foundation.transactions,
-        foundation.documents,
-        Preparing(foundation.documents, make_manifest_maker(foundation.settings), new_id),
+        foundation.own_documents,
+        Preparing(foundation.own_documents, make_manifest_maker(foundation), new_id),
         foundation.policy,
         foundation.settings.policy.time_zone,
         utc_now,
         structlog.get_logger("drimbox.flow.reconcile").error,
+        structlog.get_logger("drimbox.flow.reconcile").info,
     )
 
 
@@ -206,23 +249,24 @@ def make_publishing(foundation: Foundation) -> Publishing:
     """What the worker calls for submissions that are due. Raises `UnusableCredential`."""
     settings, log = foundation.settings.dmp, structlog.get_logger("drimbox.flow.publish")
     retry = RetryPolicy(settings.retry_base, settings.retry_cap)
-    actor = f"worker:{node_name()}"
+    node = node_name(foundation.settings)
     return Publishing(
         foundation.transactions,
-        foundation.documents,
-        make_dmp(foundation.settings),
-        Settling(foundation.documents, retry, actor, random.random, log.critical),
+        foundation.own_documents,
+        make_dmp(foundation),
+        Settling(foundation.own_documents, retry, f"worker:{node}", random.random, log.critical),
         utc_now,
-        node_name(),
+        node,
         settings.lease,
         log.info,
         partial(may_exchange, make_mesh(foundation.settings)),
+        told=exchange_counter(foundation.meters),
     )
 
 
-def make_dmp(settings: Settings) -> Dmp:
+def make_dmp(foundation: Foundation) -> Dmp:
     """The door to the DMP. Raises `UnusableCredential` when the signature key cannot be used."""
-    dmp = settings.dmp
+    settings, dmp = foundation.settings, foundation.settings.dmp
     endpoint = DmpEndpoint(
         repository_url=dmp.repository_url,
         registry_url=dmp.registry_url,
@@ -231,6 +275,7 @@ def make_dmp(settings: Settings) -> Dmp:
         client_key=dmp.client_key,
         connect_timeout=dmp.connect_timeout,
         answer_timeout=dmp.answer_timeout,
+        passphrase=settings.keys.passphrase,
     )
     vihf = VihfSettings(
         lps_id=dmp.lps_id,
@@ -242,26 +287,8 @@ def make_dmp(settings: Settings) -> Dmp:
         digest=dmp.compatibility,
         secret_connection_code=dmp.secret_connection_code,
     )
-    signer = load_signer(dmp.signature_certificate, dmp.signature_key, utc_now())
-    return Dmp(endpoint, signer, vihf, utc_now, new_id)
-
-
-def make_receipts(foundation: Foundation) -> SendingReceipts:
-    """What the worker calls for business acknowledgements that are due."""
-    room, log = foundation.settings.mllp, structlog.get_logger("drimbox.flow.send_receipts")
-    return SendingReceipts(
-        foundation.transactions,
-        MllpClient(),
-        {sender.name: sender for sender in make_senders(foundation.settings)},
-        room.application,
-        room.facility,
-        RetryPolicy(30, 600),
-        f"worker:{node_name()}",
-        random.random,
-        utc_now,
-        log.info,
-        log.error,
-    )
+    foundation.signature.current()
+    return Dmp(endpoint, foundation.signature.current, vihf, utc_now, new_id)
 
 
 def make_inbox_purging(foundation: Foundation, actor: str) -> InboxPurging:

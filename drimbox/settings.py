@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -22,6 +24,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from drimbox.domain.accounts import parse_hash
 from drimbox.domain.hl7v2_grammar import TOLERANCES
@@ -31,6 +35,7 @@ from drimbox.domain.identifiers import INS_AUTHORITIES, is_oid
 CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 NO_CREDENTIALS = Path("/nonexistent/credentials")
 _CREDENTIAL = "credential:"
+_VARIABLE = re.compile(r"DRIMBOX_([A-Z]+)__([A-Z0-9_]+)")  # DRIMBOX_DICOM__PORT: dicom.port
 
 
 def _credential_path(value: object) -> object:
@@ -86,12 +91,25 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class NodeSettings(_Room):
+    """This node among those that share the database and the storage root."""
+
+    name: str = Field(
+        default="",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$",
+        description="Name of this node, another one for each: of its leases, duties, signs of life and files;"
+        " empty = the host name",
+    )
+
+
 class StorageSettings(_Room):
     """Where the bytes are kept."""
 
     root: Path = Field(description="Directory of the image segments and of the stored documents")
     minimum_free_bytes: int = Field(
-        default=512 * 1024 * 1024, ge=0, description="Below this free space new data is refused (0xA700, AR)"
+        default=512 * 1024 * 1024,
+        ge=0,
+        description="Below this free space new data is refused (0xA700, 507, AR)",
     )
 
 
@@ -99,9 +117,25 @@ class DatabaseSettings(_Room):
     """Where the facts are kept."""
 
     url: str = Field(
-        description="SQLAlchemy URL: sqlite:////var/lib/drimbox/drimbox.sqlite or postgresql+psycopg://…"
+        description="SQLAlchemy URL: sqlite:////var/lib/drimbox/drimbox.sqlite or postgresql+psycopg://…; never with"
+        " a password"
+    )
+    password: PemFile | None = Field(
+        default=None,
+        description="File (or credential:NAME) that holds the password of the PostgreSQL account, one line",
     )
     busy_timeout: Seconds = Field(default=30, description="Seconds to wait for a lock before giving up")
+
+    @field_validator("url")
+    @classmethod
+    def _without_password(cls, value: str) -> str:
+        try:
+            address = make_url(value)
+        except (ArgumentError, ValueError):  # its words quote the value
+            raise ValueError("not a database address") from None
+        if address.password is not None or "password" in address.query:
+            raise ValueError("a password in the address: put it into the file of database.password")
+        return value
 
 
 # PS3.5 6.2: the default repertoire without backslash; padding does not count
@@ -453,6 +487,11 @@ class OrganisationSettings(_Room):
     name: str = Field(min_length=1, description="Name of the structure, as authorInstitution says it")
     structure_id: str = Field(
         min_length=2, description="Struct_IdNat (1+FINESS, 3+SIRET…): OU of the certificates"
+    )
+    legal_entity_id: str = Field(
+        default="",
+        description="Struct_IdNat of the legal entity, where the DMP certificates are its own (mode EJ/EG); empty ="
+        " structure_id",
     )
     sector: str = Field(
         default="SA08",
@@ -811,6 +850,26 @@ class ArchiveSettings(_Room):
     )
 
 
+class RetentionSettings(_Room):
+    """How long images stay of exams that must not be public: `drimbox archive retention`."""
+
+    images_days: int = Field(
+        default=0,
+        ge=0,
+        description="Days since the last change of an exam that was withdrawn, rejected or must not be shared after"
+        " which its images may be forgotten; 0 = never",
+    )
+    automatic: bool = Field(
+        default=False, description="true = the worker does it every day; false = only the command does"
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.automatic and not self.images_days:
+            raise ValueError("automatic needs images_days")
+        return self
+
+
 class AuditSettings(_Room):
     """An audit record repository that the trace is passed on to: DICOM audit messages, syslog over TLS."""
 
@@ -845,6 +904,50 @@ class AuditSettings(_Room):
         return self
 
 
+class ApplicationSettings(_Room):
+    """Another application behind the proxy that this DRIMBox uses: `[[deployment.applications]]`."""
+
+    name: str = Field(min_length=1, max_length=64, description="Its name; its instances are one application")
+    client_id: str = Field(min_length=1, description="Its Client_ID at Pro Santé Connect")
+    certificate: PemFile | None = Field(
+        default=None, description="PEM: the certificate that the proxy shows for it, where it is at hand"
+    )
+
+
+class DeploymentSettings(_Room):
+    """Where this DRIMBox stands and who operates the proxy e-santé: declared, and checked against what the ANS accepts."""
+
+    proxy: Literal["integrated", "mutualised", "externalised"] = Field(
+        default="integrated",
+        description="Proxy towards Pro Santé Connect: in this product; one for several installations; another operator's",
+    )
+    hosting: Literal["data-centre", "establishment", "office", "workstation"] | None = Field(
+        default=None,
+        description="data-centre = of the editor (SaaS); establishment = on its own information system; office = outside"
+        " any data centre; workstation; not set = the deployment is not checked",
+    )
+    proxy_operator: str = Field(
+        default="",
+        description="Struct_IdNat of who operates the proxy (1+FINESS, 3+SIRET…); empty = we do, inside",
+    )
+    proxy_client_certificate: PemFile | None = Field(
+        default=None, description="PEM: ORG AUTH_CLI certificate of the proxy, where it is ours"
+    )
+    applications: tuple[ApplicationSettings, ...] = Field(
+        default=(), description="What else uses that proxy, one [[deployment.applications]] each"
+    )
+
+
+class KeysSettings(_Room):
+    """Private keys at rest."""
+
+    passphrase: PemFile | None = Field(
+        default=None,
+        description="File (or credential:NAME) that holds the passphrase of the private keys, one line; set = a key that"
+        " is not encrypted is refused",
+    )
+
+
 class LogSettings(_Room):
     """Structured logs on standard error; never patient data."""
 
@@ -859,6 +962,7 @@ class LogSettings(_Room):
 class Settings(_Room):
     """Every room's settings."""
 
+    node: NodeSettings = NodeSettings()
     storage: StorageSettings
     database: DatabaseSettings
     dicom: DicomSettings
@@ -873,30 +977,53 @@ class Settings(_Room):
     health: HealthSettings = HealthSettings()
     worker: WorkerSettings = WorkerSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    retention: RetentionSettings = RetentionSettings()
     audit: AuditSettings = AuditSettings()
+    deployment: DeploymentSettings = DeploymentSettings()
+    keys: KeysSettings = KeysSettings()
     log: LogSettings = LogSettings()
 
 
-def parse_settings(text: str) -> Settings:
-    """Read settings from TOML text. Raises `ConfigurationError` with every fault at once."""
+def parse_settings(text: str, environment: Mapping[str, str] = MappingProxyType({})) -> Settings:
+    """Read settings from TOML text; `DRIMBOX_ROOM__KEY` of `environment` stands for that key.
+
+    Raises `ConfigurationError` with every fault at once.
+    """
+    named: dict[tuple[str, ...], str] = {}
     try:
-        return Settings.model_validate(tomllib.loads(text))
+        document = tomllib.loads(text)
+        for name, value in sorted(environment.items()):
+            if (found := _VARIABLE.fullmatch(name)) is not None:
+                room, key = found[1].lower(), found[2].lower()
+                table = document.setdefault(room, {})
+                if isinstance(table, dict):  # else the file is wrong there, which is said
+                    table[key], named[room, key] = _value(value), name
+        return Settings.model_validate(document)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError([f"not TOML: {error}"]) from error
     except ValidationError as error:
-        raise ConfigurationError([_sentence(fault) for fault in error.errors()]) from error
+        raise ConfigurationError([_sentence(fault, named) for fault in error.errors()]) from error
 
 
 def load_settings(path: Path) -> Settings:
-    """Read settings from a file. Raises `ConfigurationError`, also when the file cannot be read."""
+    """Read settings from a file and the environment. Raises `ConfigurationError`, also when it cannot be read."""
     try:
-        return parse_settings(path.read_text("utf-8"))
+        return parse_settings(path.read_text("utf-8"), os.environ)
     except OSError as error:
         raise ConfigurationError([f"{path}: {error.strerror}"]) from error
 
 
-def _sentence(fault: object) -> str:
+def _value(text: str) -> object:
+    """Of a variable: as it stands; a list or a table is written in TOML, on one line. Raises `TOMLDecodeError`."""
+    if not text.lstrip().startswith(("[", "{")):
+        return text
+    return tomllib.loads(f"value = {text.strip()}")["value"]
+
+
+def _sentence(fault: object, named: Mapping[tuple[str, ...], str]) -> str:
     assert isinstance(fault, dict)
     where = ".".join(str(part) for part in fault["loc"])
     words = {"extra_forbidden": "unknown key", "missing": "missing"}
-    return f"{where}: {words.get(str(fault['type']), fault['msg'])}"
+    variables = [name for place, name in named.items() if place[: len(fault["loc"])] == fault["loc"][:2]]
+    said_by = f" (${', $'.join(variables)})" if variables else ""
+    return f"{where}{said_by}: {words.get(str(fault['type']), fault['msg'])}"

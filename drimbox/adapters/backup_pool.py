@@ -14,6 +14,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -50,6 +51,7 @@ class BackupPool:
         self._is_new = is_new
         self._lock = self._partial = -1
         self._touched: set[Path] = set()
+        self._proven: set[str] = set()  # read by `fault`: several names may share a file
 
     def __enter__(self) -> BackupPool:
         lock = self._directory / LOCK
@@ -110,9 +112,26 @@ class BackupPool:
     def holds(self, sha256: str, size: int) -> bool:
         """Whether a file of that name and size is there; its bytes are read by whoever restores it."""
         try:
-            return self._path(sha256).lstat().st_size == size
+            return self.path(sha256).lstat().st_size == size
         except FileNotFoundError:
             return False
+
+    def fault(self, kept: KeptFile, *, hashed: bool, spent: Spent) -> str | None:
+        """What is wrong with a file, or None. `hashed`: its bytes are read, and told to `spent`. Raises OSError."""
+        try:
+            status = self.path(kept.sha256).lstat()
+        except FileNotFoundError:
+            return "it is not whole in the backup: it is not there"
+        if not stat.S_ISREG(status.st_mode) or status.st_size != kept.size:
+            return f"it is not whole in the backup: {status.st_size} bytes instead of {kept.size}"
+        if hashed and kept.sha256 not in self._proven:
+            with self.opened(kept.sha256) as file:
+                if _digest(file, spent) != kept.sha256:
+                    return "it is damaged in the backup"
+            self._proven.add(kept.sha256)
+        elif hashed:
+            spent(kept.size)
+        return None
 
     def check_space(self, size: int) -> None:
         """Raises `BackupRefused` when that many bytes do not fit."""
@@ -184,15 +203,16 @@ class BackupPool:
 
     def opened(self, sha256: str) -> BufferedReader:
         """A file of the pool. Raises OSError when it is not there."""
-        return _opened(self._path(sha256))
+        return _opened(self.path(sha256))
 
-    def _path(self, sha256: str) -> Path:
+    def path(self, sha256: str) -> Path:
+        """Where a file is, or would be."""
         return self._files / sha256[:2] / sha256
 
     def _keep(self, aside: Path, digest: str, size: int, descriptor: int) -> bool:
         if self.holds(digest, size):
             return False
-        path = self._path(digest)
+        path = self.path(digest)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         os.fsync(descriptor)
         aside.replace(path)
@@ -222,6 +242,14 @@ def copy_bytes(source: int, target: int, size: int, spent: Spent) -> str:
         while written < len(data):
             written += os.write(target, data[written:])
         offset += len(data)
+        spent(len(data))
+    return digest.hexdigest()
+
+
+def _digest(file: BufferedReader, spent: Spent) -> str:
+    digest = hashlib.sha256()
+    while data := file.read(CHUNK_BYTES):
+        digest.update(data)
         spent(len(data))
     return digest.hexdigest()
 

@@ -8,7 +8,7 @@ The threads of one process queue for it here: SQLite lets those who wait sleep a
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +20,20 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from dicom_store.prepared import run_plain
-from drimbox.domain.errors import Unavailable
+from drimbox.domain.errors import DatabaseNewer, Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+READING = "reading"  # in the `info` of a session
 _MIGRATING = 0x4452494D  # of the advisory lock: "DRIM"
+_LOCKED_OUT = (
+    "30s"  # a change of a table that waits for a long reader holds up all who come after it: not for long
+)
+# A server that hears nothing more of a node gives up its locks within half a minute, not after hours.
+_NODE_LOST = {
+    "tcp_keepalives_idle": 10,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 3,
+}  # s, s, count
 # A PostgreSQL server that does not answer any more is an error within seconds (libpq: s, s, s, count, ms).
 _SERVER_LOST = {
     "connect_timeout": 5,
@@ -47,12 +57,17 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
+def with_password(url: str, password: bytes) -> str:
+    """The address with that password, which is not to be shown. Raises ValueError when it is no UTF-8."""
+    return make_url(url).set(password=password.decode("utf-8")).render_as_string(hide_password=False)
+
+
 class Database:
     """Opens sessions. `busy_timeout` in seconds: how long to wait for a lock before `Unavailable`."""
 
     def __init__(self, url: str, busy_timeout: float = 30.0) -> None:
         self.engine = _engine(url, busy_timeout)
-        self._reading = self.engine.execution_options(reading=True)
+        self._reading = _for_readers(self.engine)
         self._busy_timeout = busy_timeout
         self._writer = threading.Lock() if self.engine.dialect.name == "sqlite" else None
 
@@ -68,8 +83,8 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that only reads and never waits for a writer."""
-        with translated(), Session(self._reading, expire_on_commit=False) as session:
+        """A session that only reads, sees one instant, and never waits for a writer: no query of it takes a lock."""
+        with translated(), Session(self._reading, expire_on_commit=False, info={READING: True}) as session:
             yield session
 
     @contextmanager
@@ -84,28 +99,65 @@ class Database:
         finally:
             self._writer.release()
 
-    def migrate(self) -> None:
-        """Bring the schema to the newest revision. Raises `Unavailable` when the database cannot be reached."""
+    def migrate(
+        self, applied: Callable[[str], object] = str, waiting: Callable[[], object] = lambda: None
+    ) -> None:
+        """Bring the schema to the newest revision: all of the way, or nothing is changed.
+
+        `applied` hears each revision, before the commit; `waiting` that somebody else migrates now. Raises
+        `DatabaseNewer`, and `Unavailable` when the database cannot be used.
+        """
         current, newest = self.revision()
         if current == newest:
             return
+        require_known(current)
         from alembic import command  # 10 MB that a door whose schema is current does without
         from alembic.config import Config
 
         with translated(), self.engine.begin() as connection:
-            if self._writer is None:  # several doors start at once; SQLite's BEGIN IMMEDIATE does the same
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING})
+            self._take_turn(connection, waiting)
+            require_known(_revision(connection))  # somebody newer may have been before us
             config = Config()
             config.set_main_option("script_location", str(MIGRATIONS))
-            config.attributes["connection"] = connection
+            config.attributes |= {"connection": connection, "applied": applied}
             command.upgrade(config, "head")
+
+    def _take_turn(self, connection: Connection, waiting: Callable[[], object]) -> None:
+        """Several doors and nodes start at once: one migrates. SQLite's BEGIN IMMEDIATE has done the same."""
+        if self._writer is not None:
+            return
+        key = {"key": _MIGRATING}
+        if not connection.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), key):
+            waiting()
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), key)
+        connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCKED_OUT}'"))
 
     def revision(self) -> tuple[str | None, str]:
         """(revision of the database, newest revision known): equal when `migrate` has run."""
         with translated(), self._reading.connect() as connection:
-            known = inspect(connection).has_table("alembic_version")
-            current = connection.scalar(text("SELECT version_num FROM alembic_version")) if known else None
-        return current, max(script.name.split("_")[0] for script in MIGRATIONS.glob("versions/[0-9]*_*.py"))
+            return _revision(connection), known_revisions()[-1]
+
+
+def known_revisions() -> list[str]:
+    """Every revision that this program knows, oldest first."""
+    return sorted(script.name.split("_")[0] for script in MIGRATIONS.glob("versions/[0-9]*_*.py"))
+
+
+def require_known(current: str | None) -> None:
+    """Raises `DatabaseNewer` for a revision that is none of ours. None: there are no tables yet."""
+    known = known_revisions()
+    if current is not None and current not in known:
+        raise DatabaseNewer(
+            f"the database is at revision {current}, this program knows none after {known[-1]}: start the version that "
+            "made it (or a newer one), or restore a backup of before"
+        )
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    current: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return current
 
 
 @contextmanager
@@ -154,7 +206,16 @@ def _configure_postgresql(connection: Any, _record: Any) -> None:
         cursor.execute("SHOW synchronous_commit")
         if cursor.fetchone()[0] == "off":
             cursor.execute("SET SESSION synchronous_commit = on")
+        for name, value in _NODE_LOST.items():
+            cursor.execute(f"SET SESSION {name} = {value}")
     connection.autocommit = False
+
+
+def _for_readers(engine: Engine) -> Engine:
+    """With the same instant for every statement of a transaction: so SQLite does it, PostgreSQL when it is asked to."""
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(reading=True)
+    return engine.execution_options(isolation_level="REPEATABLE READ")
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -66,11 +66,18 @@ def _from_sqlite(_database: Database, url: str, path: Path) -> DatabaseSnapshot:
             source.backup(target)  # in one step: the instant at which it begins
     except sqlite3.Error as error:
         raise BackupRefused(f"the database cannot be copied: {error}") from error
+    return describe_sqlite(path)
+
+
+def immutable_sqlite(path: Path) -> sqlite3.Connection:
+    """A database that nobody writes, also on a medium that cannot be written. Raises `sqlite3.Error`."""
+    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
+
+
+def describe_sqlite(path: Path) -> DatabaseSnapshot:
+    """What a database holds that nobody writes. Raises `Unavailable` when it cannot be read."""
     made = create_engine(
-        "sqlite://",
-        creator=lambda: sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True),
-        poolclass=NullPool,
-        hide_parameters=True,
+        "sqlite://", creator=lambda: immutable_sqlite(path), poolclass=NullPool, hide_parameters=True
     )
     with translated(), made.connect() as connection:
         return _described(connection, path)

@@ -69,7 +69,7 @@ class SendableLot(Sendable, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DmpEndpoint:
-    """Where the DMP is and how we reach it. Times in seconds; credentials are PEM, read at each call."""
+    """Where the DMP is and how we reach it. Times in seconds; credentials are PEM, followed as they change."""
 
     repository_url: str
     registry_url: str
@@ -79,6 +79,7 @@ class DmpEndpoint:
     connect_timeout: float
     answer_timeout: float
     max_answer_bytes: int = MAX_ANSWER_BYTES
+    passphrase: Path | None = None
 
     def __post_init__(self) -> None:
         for url in (self.repository_url, self.registry_url):
@@ -101,11 +102,12 @@ class _Message:
 class Dmp:
     """The DMP. Safe to share between threads: nothing is kept between calls.
 
-    `clock`: aware now; `new_id`: fresh UUID text, unguessable (it also makes the MIME boundary).
+    `signer`: gives the one to sign a message with; `clock`: aware now;
+    `new_id`: fresh UUID text, unguessable (it also makes the MIME boundary).
     """
 
     endpoint: DmpEndpoint
-    signer: Signer
+    signer: Callable[[], Signer]
     vihf: VihfSettings
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
@@ -167,7 +169,7 @@ class Dmp:
             self.vihf,
             assertion_id=f"_{self.new_id()}",
             now=self.clock(),
-            signer=self.signer,
+            signer=self.signer(),
         )
         addressing = Addressing(message_id, message.url, message.action)
         envelope = soap.envelope(addressing, assertion=assertion, body=message.body)
@@ -180,7 +182,9 @@ class Dmp:
         endpoint = self.endpoint
         try:
             files = (endpoint.authority, endpoint.client_certificate, endpoint.client_key)
-            return mutual_tls(*files, now=self.clock())
+            return mutual_tls(
+                *files, now=self.clock(), passphrase=endpoint.passphrase, setting="dmp.client_certificate"
+            )
         except OSError as error:  # ssl.SSLError is one
             raise _Unready(f"TLS credentials cannot be used: {error.strerror or error}") from error
 

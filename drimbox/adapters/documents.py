@@ -6,29 +6,35 @@ A document is durable when `put` returns (written aside, fsynced, renamed); it i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import secrets
 from pathlib import Path
 
-from drimbox.domain.errors import Damaged, Unavailable
+from dicom_store.free_space import FreeSpace, StorageFull
+from drimbox.domain.errors import Damaged, NoRoom, Unavailable
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Documents:
-    """A directory of documents. `minimum_free_bytes`: below this free space new ones are refused."""
+    """A directory of documents. `minimum_free_bytes`: below this free space new ones are refused.
+
+    0 is for what we make ourselves: what a door has taken in must still be published, withdrawn and proven.
+    """
 
     def __init__(self, root: Path, minimum_free_bytes: int = 0) -> None:
         self._root = root
-        self._minimum_free_bytes = minimum_free_bytes
+        self._space = FreeSpace(root, minimum_free_bytes)
         self._kept: set[Path] = set()  # directories whose own entry this process made durable
 
     def put(self, data: bytes) -> str:
         """Store bytes durably and return their digest; storing them again changes nothing.
 
-        Raises `Unavailable` when they cannot be kept.
+        Raises `Unavailable` when they cannot be kept, `NoRoom` for want of space.
         """
         digest = hashlib.sha256(data).hexdigest()
         self.keep(digest, data)
@@ -40,12 +46,15 @@ class Documents:
         if path.exists():
             return
         try:
-            self._check_space(len(data))
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_durably(path, data)
-            self._keep_directory(path.parent)
+            with self._space.held(len(data)):
+                _write_durably(path, data)
+                self._keep_directory(path.parent)
+        except StorageFull as error:
+            raise NoRoom(f"the disk is full, a document cannot be stored: {error.reason}") from error
         except OSError as error:
-            raise Unavailable(f"a document cannot be stored: {error.strerror}") from error
+            kind = NoRoom if error.errno in _FULL else Unavailable
+            raise kind(f"a document cannot be stored: {error.strerror}") from error
 
     def get(self, digest: str) -> bytes:
         """The bytes of a document. Raises `Damaged` when they are not there or changed."""
@@ -81,12 +90,6 @@ class Documents:
         if directory not in self._kept:
             _sync_directory(directory.parent)
             self._kept.add(directory)
-
-    def _check_space(self, size: int) -> None:
-        self._root.mkdir(parents=True, exist_ok=True)
-        status = os.statvfs(self._root)
-        if status.f_bavail * status.f_frsize - size < self._minimum_free_bytes:
-            raise Unavailable("the disk is full: a document cannot be stored")
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -22,6 +22,11 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
+from drimbox.adapters.credential_check import credential_faults
+from drimbox.adapters.held import Held
+from drimbox.adapters.key_files import present
+from drimbox.domain.certificate_roles import Role
+
 CHUNK = 64 * 1024
 # Alerts by which a peer refuses our certificate. In TLS 1.3 they arrive after our handshake is done, but the
 # peer has read no application data then (RFC 8446, 4.4.2.4 and 6.2): nothing of the request reached it.
@@ -66,34 +71,44 @@ class HttpAnswer:
     body: bytes
 
 
-def mutual_tls(authority: Path, certificate: Path, key: Path, *, now: datetime) -> ssl.SSLContext:
+def mutual_tls(
+    authority: Path,
+    certificate: Path,
+    key: Path,
+    *,
+    now: datetime,
+    passphrase: Path | None = None,
+    setting: str = "",
+) -> ssl.SSLContext:
     """Our certificate towards peers of `authority`, TLS 1.2 at least.
 
-    The files are read again as soon as one of them is another than before. Raises OSError when a file cannot be
-    used, and when the certificate has ended: peers often hang up on it without a word.
+    Files that are others than before are used at once, as `Held.follow` says. `passphrase`: the file of it;
+    `setting`: as logs name the credential. Raises OSError when the first files cannot be used, and when the
+    certificate has ended: peers often hang up on it without a word.
     """
-    paths = (authority, certificate, key)
-    context, end = _context(*paths, tuple(_identity(path) for path in paths))
+    context, end = client_credential(authority, certificate, key, passphrase, setting).follow(now)
     if now > end:
         raise OSError(f"our client certificate {certificate.name} ended on {end:%Y-%m-%d at %H:%M} UTC")
     return context
 
 
-def _identity(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
-
-
 @functools.lru_cache(maxsize=8)
-def _context(
-    authority: Path, certificate: Path, key: Path, _identities: tuple[tuple[int, ...], ...]
-) -> tuple[ssl.SSLContext, datetime]:
-    """The context, and when its certificate ends."""
-    context = ssl.create_default_context(cafile=authority)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # an encrypted key fails here instead of asking the terminal for its password
-    context.load_cert_chain(certificate, key, password="")
-    return context, x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+def client_credential(
+    authority: Path, certificate: Path, key: Path, passphrase: Path | None = None, setting: str = ""
+) -> Held[tuple[ssl.SSLContext, datetime]]:
+    """A client certificate as this process holds it: its context, and when it ends."""
+
+    def make() -> tuple[ssl.SSLContext, datetime]:
+        context = ssl.create_default_context(cafile=authority)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        present(context, certificate, key, passphrase)
+        return context, x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+
+    def judge(now: datetime) -> list[str]:
+        return credential_faults(certificate, key, Role.AUDIT_CLIENT, now, passphrase=passphrase)
+
+    files = (authority, certificate, key, *filter(None, [passphrase]))
+    return Held(setting or certificate.name, files, make, judge)
 
 
 def request(

@@ -1,6 +1,7 @@
 """The ledger: exams, reports, messages, submissions and their trace; rows are `flow.records`, tables `tables.py`.
 
-Queries flush, never commit. Work is claimed with `FOR UPDATE SKIP LOCKED` where the engine has it.
+Queries flush, never commit. Work is claimed with `FOR UPDATE SKIP LOCKED` where the engine has it. What a query locks
+it locks in a writing transaction only: readers look at one instant, and hold up nobody.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from dicom_store.prepared import Prepared
+from drimbox.adapters.database import READING
 from drimbox.adapters.tables import (
     exam_table,
     report_parent_table,
@@ -54,6 +56,7 @@ class SqlLedger:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._locks = not session.info.get(READING, False)
 
     def add(self, record: Record) -> None:
         """Insert a row at the next flush."""
@@ -115,6 +118,28 @@ class SqlLedger:
         query = select(Exam).order_by(_EXAM.changed_at.desc())
         return self._session.scalars(query.where(_EXAM.state == state) if state else query).all()
 
+    def exam_keys(
+        self, *, state: str | None, since: datetime | None, without_report: bool, limit: int | None
+    ) -> Sequence[str]:
+        """The studies of exams, newest change first. `state`: of the study; `since`: changed then or later.
+
+        `without_report`: no current report names them.
+        """
+        query = select(_EXAM.study_instance_uid).order_by(_EXAM.changed_at.desc(), _EXAM.study_instance_uid)
+        if state is not None:
+            query = query.where(_EXAM.state == state)
+        if since is not None:
+            query = query.where(_EXAM.changed_at >= since)
+        if without_report:
+            query = query.where(~_documented())
+        return self._session.scalars(query.limit(limit)).all()
+
+    def exams_named(self, studies: Sequence[str]) -> Sequence[Exam]:
+        """These exams (a page of them), in the order of the studies."""
+        query = select(Exam).where(_EXAM.study_instance_uid.in_(studies))
+        found = {row.study_instance_uid: row for row in self._session.scalars(query)}
+        return [found[study] for study in studies if study in found]
+
     def due_exams(self, now: datetime, limit: int) -> Sequence[Exam]:
         """Exams to reconcile at `now`, oldest first."""
         query = select(Exam).where(_EXAM.reconcile_at <= now).order_by(_EXAM.reconcile_at).limit(limit)
@@ -169,7 +194,7 @@ class SqlLedger:
 
     def gate(self, name: str) -> Gate | None:
         """The stopped queue of that name, locked, or None: it is open."""
-        return self._session.get(Gate, name, with_for_update=True)
+        return self._session.get(Gate, name, with_for_update=self._locks)
 
     def remove(self, record: Gate) -> None:
         """Delete a row at the next flush."""
@@ -190,7 +215,7 @@ class SqlLedger:
 
     def submission(self, submission_id: str) -> Submission | None:
         """One submission by our own id, locked until the transaction ends."""
-        return self._session.get(Submission, submission_id, with_for_update=True)
+        return self._session.get(Submission, submission_id, with_for_update=self._locks)
 
     def submission_by_kos(self, kos_uid: str) -> Submission | None:
         """The submission whose manifest has this SOP Instance UID."""
@@ -208,13 +233,13 @@ class SqlLedger:
         """
         query = select(Submission).where(due_lots(now, publications=publications))
         query = query.order_by(_LOT.due_at).limit(1)
-        return self._session.scalar(query.with_for_update(skip_locked=True))
+        return self._session.scalar(query.with_for_update(skip_locked=True) if self._locks else query)
 
     def leased(self) -> Sequence[Submission]:
         """Submissions that somebody is sending."""
         states = [SubmissionState.SENDING, SubmissionState.RESENDING]
         query = select(Submission).where(_LOT.state.in_(states))
-        return self._session.scalars(query.with_for_update(skip_locked=True)).all()
+        return self._session.scalars(query.with_for_update(skip_locked=True) if self._locks else query).all()
 
     def counts(self) -> dict[str, Sequence[tuple[str, str, int, datetime | None]]]:
         """Rows by state: exams (state, rule) and submissions (kind, state), each with the oldest change."""
@@ -243,6 +268,13 @@ class SqlLedger:
         states = [SubmissionState.REGISTERED, SubmissionState.DEPRECATED, SubmissionState.WITHDRAWN]
         query = select(Submission).where(_LOT.state.in_(states)).order_by(_LOT.created_at, _LOT.id)
         return self._session.scalars(query).all()
+
+
+def _documented() -> ColumnElement[bool]:
+    """A current report names the exam."""
+    links = report_study_table.c
+    named = (links.study_instance_uid == _EXAM.study_instance_uid) & (links.report_id == _REPORT.id)
+    return exists().where(named, _REPORT.state == ReportState.CURRENT)
 
 
 def due_lots(now: datetime, *, publications: bool = True) -> ColumnElement[bool]:

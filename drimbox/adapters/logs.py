@@ -21,14 +21,34 @@ ALLOWED = frozenset(
         "action", "level", "timestamp", "logger", "process", "study", "submission", "report", "message", "kos",
         "rule", "code", "status", "outcome", "reason", "peer", "door", "host", "port", "count", "bytes", "seconds",
         "attempts", "until", "path", "url", "version", "state", "segment", "exit_status", "exception", "slug", "error",
-        "text",
+        "text", "setting",
     }
 )  # fmt: skip
 
 
+# What a line of the standard library's logging may bring: its `process` would be the number of ours.
+_EXTRA = ALLOWED - {"process"}
+
+
+class _Named:
+    """Says which process speaks: asked at each line, for loggers outlive the fork that makes another one of it."""
+
+    process = ""
+
+    def __call__(
+        self, _logger: Any, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        event["process"] = self.process
+        return event
+
+
+_NAMED = _Named()
+
+
 def configure(level: str, style: str, process: str) -> None:
     """Set up structlog and the standard library's logging (pynetdicom, uvicorn) for one process."""
-    logging.basicConfig(level=level.upper(), handlers=[_handler(style, process)], force=True)
+    _NAMED.process = process
+    logging.basicConfig(level=level.upper(), handlers=[_handler(style)], force=True)
     for chatty in ("pynetdicom", "uvicorn.access", "alembic", "urllib3", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("pydicom").setLevel(
@@ -36,7 +56,7 @@ def configure(level: str, style: str, process: str) -> None:
     )  # its warnings quote values, which may be a patient's
     warnings.showwarning = _say_where
     structlog.configure(
-        processors=[*_shared(process), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
@@ -58,14 +78,14 @@ def _say_where(
     )
 
 
-def _handler(style: str, process: str) -> logging.Handler:
+def _handler(style: str) -> logging.Handler:
     renderer: Any = structlog.processors.JSONRenderer(ensure_ascii=False)
     if style == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), event_key="action")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*_shared(process), structlog.stdlib.ExtraAdder(allow=ALLOWED)],
+            foreign_pre_chain=[*_shared(), structlog.stdlib.ExtraAdder(allow=_EXTRA)],
             processors=[
                 _name_action,
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
@@ -78,16 +98,12 @@ def _handler(style: str, process: str) -> logging.Handler:
     return handler
 
 
-def _shared(process: str) -> list[Any]:
-    def name_process(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event["process"] = process
-        return event
-
+def _shared() -> list[Any]:
     return [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        name_process,
+        _NAMED,
     ]
 
 

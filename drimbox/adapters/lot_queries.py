@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import exists, select
@@ -24,6 +24,14 @@ class LotQueries:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+    def by_study(self, studies: Collection[str]) -> Mapping[str, Sequence[Submission]]:
+        """Every submission of these studies (of a page of them), oldest first."""
+        query = select(Submission).where(_LOT.study_instance_uid.in_(sorted(studies)))
+        found: dict[str, list[Submission]] = {}
+        for row in self._session.scalars(query.order_by(_LOT.created_at, _LOT.id)):
+            found.setdefault(row.study_instance_uid, []).append(row)
+        return found
 
     def by_submission_set(self, uid: str) -> Submission | None:
         """The submission of a SubmissionSet.uniqueId."""

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from cryptography import x509
 
+from drimbox.domain.certificate_levels import Level, days_left, level_of
 from drimbox.domain.errors import Unavailable
 from drimbox.flow.backlog import backlog
 from drimbox.flow.heartbeats import STOPPED, WEB, WORKER, beat, last_beat
@@ -25,6 +26,7 @@ from whitelist.chain import Crls
 from whitelist.decision import Alert, State
 from whitelist.view import Snapshot
 
+_RENEW = frozenset({Level.WARNING, Level.CRITICAL, Level.EXPIRED})
 SLOW_WRITE = 2000.0  # milliseconds of a durable commit from which on it is a warning
 STUCK = 600.0  # seconds that one pass of a job may last
 _SAMPLE = 4096  # bytes: less may be kept inside an inode and need no free block
@@ -207,16 +209,18 @@ def certificate_validity(path: Path, warn_days: int, clock: Clock) -> Outcome:
         return Outcome(Status.FAIL, f"{path} cannot be read: {_words(error)}")
 
 
-def certificate_served(path: Path, loaded: bytes, warn_days: int, clock: Clock) -> Outcome:
-    """As `certificate_validity`, for a listener that read its file once, `loaded`, and serves that until it ends.
+def certificate_served(path: Path, shown: Callable[[], bytes], warn_days: int, clock: Clock) -> Outcome:
+    """As `certificate_validity`, for a listener that holds what it read: `shown()`, until SIGHUP renews it.
 
-    What is worse counts: a file that was renewed helps nobody before the listener starts again.
+    What is worse counts: a file that was renewed helps nobody before the listener takes it.
     """
-    served = _judge_certificates(path, loaded, warn_days, clock())
+    served = _judge_certificates(path, shown(), warn_days, clock())
     renewed = certificate_validity(path, warn_days, clock)
     if served.status <= renewed.status:
         return renewed
-    words = f"{served.output}; the file is newer than what is served: restart `drimbox web`"
+    words = (
+        f"{served.output}; the file is newer than what is served: reload `drimbox web` (SIGHUP), see its log"
+    )
     return Outcome(served.status, words, served.value, served.unit)
 
 
@@ -225,16 +229,16 @@ def _judge_certificates(path: Path, pem: bytes, warn_days: int, now: datetime) -
         leaf, *chain = x509.load_pem_x509_certificates(pem)
     except ValueError:
         return Outcome(Status.FAIL, f"{path} holds no PEM certificate")
-    days = (leaf.not_valid_after_utc - now) // timedelta(days=1)
+    days = days_left(leaf.not_valid_after_utc, now)
     if now < leaf.not_valid_before_utc:
         words = f"{path.name} is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
         return Outcome(Status.FAIL, words, days, "days")
-    if now > leaf.not_valid_after_utc:
+    if level_of(leaf.not_valid_after_utc, now, warn_days) is Level.EXPIRED:
         words = f"{path.name} expired on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: renew it"
         return Outcome(Status.FAIL, words, days, "days")
     soonest = min(one.not_valid_after_utc for one in (leaf, *chain))
-    days = (soonest - now) // timedelta(days=1)
-    if days < warn_days:
+    days = days_left(soonest, now)
+    if level_of(soonest, now, warn_days) in _RENEW:
         whose = "" if soonest == leaf.not_valid_after_utc else "its chain "
         return Outcome(Status.WARN, f"{path.name}: {whose}ends on {soonest:%Y-%m-%d}: renew it", days, "days")
     return Outcome(value=days, unit="days")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drimbox.adapters.https import HANDSHAKE_ALERTS, mutual_tls
+from drimbox.adapters.https import HANDSHAKE_ALERTS, client_credential, mutual_tls
 from drimbox.flow.ports import Clock
 from healthcheck.probe import Outcome, Status
 
@@ -123,11 +123,13 @@ def _not_established(association: Any, port: int) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class ClientFiles:
-    """PEM files: the authorities of the server, our certificate and its key."""
+    """PEM files: the authorities of the server, our certificate and its key, the passphrase of that; its setting."""
 
     authority: Path
     certificate: Path
     key: Path
+    passphrase: Path | None = None
+    setting: str = ""
 
 
 def tls_connect(
@@ -149,7 +151,8 @@ def _tls_fault(place: tuple[str, int], files: ClientFiles, clock: Clock, seconds
     """Why no connection can be made, or nothing."""
     name = f"{place[0]}:{place[1]}"
     try:
-        context = mutual_tls(files.authority, files.certificate, files.key, now=clock())
+        pem = (files.authority, files.certificate, files.key)
+        context = mutual_tls(*pem, now=clock(), passphrase=files.passphrase, setting=files.setting)
         _shake_hands(place, context, seconds)
     except ssl.SSLCertVerificationError as error:
         return f"{name}: its certificate is not accepted: {error.verify_message}"
@@ -162,7 +165,7 @@ def _tls_fault(place: tuple[str, int], files: ClientFiles, clock: Clock, seconds
         return f"{name}: {_words(error)}"
     except UnicodeError:
         return f"{name}: not the name of a host"
-    return ""
+    return client_credential(*pem, files.passphrase, files.setting).fault or ""
 
 
 def _shake_hands(place: tuple[str, int], context: ssl.SSLContext, seconds: float) -> None:

@@ -59,6 +59,7 @@ class PscEndpoint:
     client_key: Path
     timeout: float
     cache: float
+    passphrase: Path | None = None
 
 
 class _Believed(NamedTuple):
@@ -188,7 +189,9 @@ class Psc:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         try:
             files = (endpoint.authority, endpoint.client_certificate, endpoint.client_key)
-            context = mutual_tls(*files, now=self._clock())
+            context = mutual_tls(
+                *files, now=self._clock(), passphrase=endpoint.passphrase, setting="psc.client_certificate"
+            )
             limits = Limits(endpoint.timeout, endpoint.timeout, MAX_ANSWER_BYTES)
             answer = request(method, url, body, headers, context=context, limits=limits)
         except (NothingSent, NothingHeard, OSError) as error:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from drimbox.adapters.backup_pool import BackupPool, ShortFile, copy_bytes
-from drimbox.adapters.database import MIGRATIONS
 from drimbox.adapters.database_snapshot import engine_of, present_facts, restore_database, sqlite_file
 from drimbox.flow.backup_plan import DATABASES, BackupRefused, Facts, KeptFile
 from drimbox.flow.restore import Phase
@@ -123,10 +122,6 @@ class RestoredDatabase:
         self._url = url
         self._files = files
         self.engine = engine_of(url)
-
-    def revisions(self) -> Collection[str]:
-        """Those that this program can bring to its own."""
-        return {script.name.split("_")[0] for script in MIGRATIONS.glob("versions/[0-9]*_*.py")}
 
     def facts(self) -> Facts | None:
         """What it holds; None = nothing. Raises `Unavailable`, `BackupRefused`."""

@@ -50,6 +50,10 @@ class StorageQueries:
         """Segments that wait for their end."""
         return frozenset(index_segments.retired(self.session))
 
+    def kept_bytes(self) -> int:
+        """Bytes of the DICOM files that are kept. Reads the whole index: not for every second."""
+        return index_segments.kept_bytes(self.session)
+
     def forget(self, study: str) -> Forgotten:
         """Delete the rows of a study; its bytes go by `drop` once this is committed, or with what is retired."""
         forgotten = self._archive.forget(self.session, study)

@@ -38,6 +38,7 @@ class SyslogEndpoint:
     key: Path | None = None
     connect_timeout: float = 10.0
     answer_timeout: float = 30.0
+    passphrase: Path | None = None
 
 
 class SyslogTls:
@@ -74,7 +75,14 @@ class SyslogTls:
         """TLS 1.2 at least, the receiver's chain and name verified."""
         endpoint = self._endpoint
         if endpoint.certificate is not None and endpoint.key is not None:
-            return mutual_tls(endpoint.authority, endpoint.certificate, endpoint.key, now=self._clock())
+            return mutual_tls(
+                endpoint.authority,
+                endpoint.certificate,
+                endpoint.key,
+                now=self._clock(),
+                passphrase=endpoint.passphrase,
+                setting="audit.certificate",
+            )
         context = ssl.create_default_context(cafile=endpoint.authority)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context

@@ -230,6 +230,14 @@ heartbeat_table = Table(
     Column("detail", JSON, nullable=False),
 )
 
+duty_table = Table(
+    "duties",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(128), nullable=False),
+    Column("until", UtcDateTime, nullable=False),
+)
+
 mapper.map_imperatively(Exam, exam_table)
 mapper.map_imperatively(ReceivedReport, report_table)
 mapper.map_imperatively(ReportStudy, report_study_table)

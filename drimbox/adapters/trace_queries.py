@@ -53,6 +53,17 @@ class TraceQueries:
         query = select(TraceEntry).where(_TRACE.at >= since, _TRACE.event == event).order_by(_TRACE.id)
         yield from self._session.scalars(query.execution_options(yield_per=_NAMED))
 
+    def counted_since(self, events: Collection[str], since: datetime) -> Mapping[str, int]:
+        """How often each of these events happened at or after an instant."""
+        query = select(_TRACE.event, func.count()).where(_TRACE.at >= since, _TRACE.event.in_(sorted(events)))
+        rows = self._session.execute(query.group_by(_TRACE.event))
+        return {row[0]: row[1] for row in rows}
+
+    def last_of(self, events: Collection[str], since: datetime, limit: int) -> Sequence[TraceEntry]:
+        """The last of these events at or after an instant, newest first."""
+        query = select(TraceEntry).where(_TRACE.at >= since, _TRACE.event.in_(sorted(events)))
+        return self._session.scalars(query.order_by(_TRACE.at.desc(), _TRACE.id.desc()).limit(limit)).all()
+
     def submissions(self, ids: Collection[str]) -> Mapping[str, Submission]:
         """These submissions by their ids, not locked."""
         found: dict[str, Submission] = {}

@@ -16,10 +16,12 @@ from dicom_store.rejection import RejectionNote
 from dicom_store.status import Outcome
 from dicom_store.study import KeyImageNote, StudySnapshot
 from drimbox.adapters.database import Database, translated
+from drimbox.adapters.duty_queries import DutyQueries
 from drimbox.adapters.health_queries import HealthQueries
 from drimbox.adapters.inbox_queries import InboxQueries
 from drimbox.adapters.ledger import SqlLedger
 from drimbox.adapters.lot_queries import LotQueries
+from drimbox.adapters.retention_queries import RetentionQueries
 from drimbox.adapters.serving_queries import ServingQueries
 from drimbox.adapters.storage_queries import StorageQueries
 from drimbox.adapters.trace_queries import TraceQueries
@@ -69,6 +71,8 @@ class SqlTransaction:
         self.health = HealthQueries(session)
         self.images = SqlImages(session, archive)
         self.storage = StorageQueries(session, archive)
+        self.retention = RetentionQueries(session)
+        self.duties = DutyQueries(session)
 
     def commit(self) -> None:
         """Make everything durable at once."""

@@ -263,6 +263,8 @@ NOT_AUDITED: Mapping[str, str] = {
     "HEALTH_LIST_FRESH": _OWN,
     "HEALTH_LIST_DAMAGED": _OWN,
     "HEALTH_LIST_UNSAVED": _OWN,
+    "CERTIFICATE_ENDS": _OWN,
+    "CERTIFICATE_UNUSABLE": _OWN,
     "INBOX_PURGED": "no exam is named: retention of messages, in the trace and the logs",
 }
 

@@ -6,10 +6,13 @@ DrimboxError
 │   ├── InstanceRefused    the DICOM instance
 │   └── AccessRefused      a retrieval
 ├── Unavailable        we cannot do it now: disk full, database locked; try again later (AR, 0xA700, 503)
+│   ├── NoRoom             what is to be kept has no room on the disk (AR, 507)
 │   ├── CommitInDoubt      the commit itself failed: it may have happened
 │   ├── TransactionLost    nothing of the transaction under way will happen
+│   ├── DutyLost           another worker does this now
 │   └── PscUnavailable     Pro Santé Connect could not be asked, or refused us as a client
 │       └── PscBusy            too many tokens are being asked about already
+├── DatabaseNewer      a newer program has changed the tables: this one does not know what they mean now
 └── Damaged            what we stored is gone or changed on disk: an operator restores it
 """
 
@@ -58,8 +61,16 @@ class Damaged(DrimboxError):
     """Bytes that were stored are missing or changed; nothing is built on them."""
 
 
+class DatabaseNewer(DrimboxError):
+    """The database is at a revision that this program does not know; the message says what to do."""
+
+
 class Unavailable(DrimboxError):
     """We cannot do it now, and saying so is honest: the sender keeps its data and tries again."""
+
+
+class NoRoom(Unavailable):
+    """The disk is full, or less free space would remain than must (`storage.minimum_free_bytes`)."""
 
 
 class CommitInDoubt(Unavailable):
@@ -68,6 +79,10 @@ class CommitInDoubt(Unavailable):
 
 class TransactionLost(Unavailable):
     """The transaction was undone as a whole while it was under way; nothing more can be done in it."""
+
+
+class DutyLost(Unavailable):
+    """Another worker has taken over what this one was doing; nothing of the transaction is written."""
 
 
 class PscUnavailable(Unavailable):

@@ -53,19 +53,24 @@ def expiry(claims: Claims) -> float | None:
     return float(value)
 
 
-def _is_alive(claims: Claims, rules: TokenRules, now: float) -> bool:
-    return (expiry(claims) or 0.0) > now
+def is_alive(claims: Claims, now: datetime) -> bool:
+    """The one rule that time may break: what held of the same claims before still holds if this does."""
+    return (expiry(claims) or 0.0) > now.timestamp()
 
 
-def _is_of_issuer(claims: Claims, rules: TokenRules, now: float) -> bool:
+def _is_alive(claims: Claims, rules: TokenRules, now: datetime) -> bool:
+    return is_alive(claims, now)
+
+
+def _is_of_issuer(claims: Claims, rules: TokenRules, now: datetime) -> bool:
     return claims.get("iss", rules.issuer) == rules.issuer
 
 
-def _is_access_token(claims: Claims, rules: TokenRules, now: float) -> bool:
+def _is_access_token(claims: Claims, rules: TokenRules, now: datetime) -> bool:
     return claims.get("typ", "Bearer") == "Bearer"  # refresh tokens are active too
 
 
-def _is_for_audience(claims: Claims, rules: TokenRules, now: float) -> bool:
+def _is_for_audience(claims: Claims, rules: TokenRules, now: datetime) -> bool:
     named = claims.get("aud")
     audiences = named if isinstance(named, list) else [named]
     return not rules.audiences or any(
@@ -73,23 +78,23 @@ def _is_for_audience(claims: Claims, rules: TokenRules, now: float) -> bool:
     )
 
 
-def _is_strong(claims: Claims, rules: TokenRules, now: float) -> bool:
+def _is_strong(claims: Claims, rules: TokenRules, now: datetime) -> bool:
     level = claims.get("acr", LEVELS[0])
     return level in LEVELS and LEVELS.index(str(level)) >= LEVELS.index(rules.minimum_acr)
 
 
-def _is_of_openid(claims: Claims, rules: TokenRules, now: float) -> bool:
+def _is_of_openid(claims: Claims, rules: TokenRules, now: datetime) -> bool:
     scope = claims.get("scope")
     return isinstance(scope, str) and "openid" in scope.split()
 
 
-def _has_subject(claims: Claims, rules: TokenRules, now: float) -> bool:
+def _has_subject(claims: Claims, rules: TokenRules, now: datetime) -> bool:
     return bool(_subject(claims))
 
 
 # name for the audit -> whether the claims hold it. `client_id` and `azp` are never compared with our own: the token
 # was issued to another DRIMBox.
-RULES: Mapping[str, Callable[[Claims, TokenRules, float], bool]] = {
+RULES: Mapping[str, Callable[[Claims, TokenRules, datetime], bool]] = {
     "exp": _is_alive,
     "iss": _is_of_issuer,
     "typ": _is_access_token,
@@ -104,8 +109,7 @@ def violations(claims: Claims, rules: TokenRules, now: datetime) -> list[str]:
     """The names of the rules that the claims break, in order; of an inactive token (1.5) that alone."""
     if claims.get("active") is not True:
         return ["active"]
-    instant = now.timestamp()
-    return [name for name, holds in RULES.items() if not holds(claims, rules, instant)]
+    return [name for name, holds in RULES.items() if not holds(claims, rules, now)]
 
 
 def identity_of(claims: Claims, binding: Binding, certificate_subject: str | None) -> Identity:

@@ -21,6 +21,7 @@ from drimbox.domain.xml_input import UnreadableXml
 from drimbox.entrypoints.archive_images_cli import compact, forget, instance
 from drimbox.entrypoints.command_failures import Words, say, told
 from drimbox.entrypoints.configuration import open_stores
+from drimbox.entrypoints.retention_cli import retention
 from drimbox.flow.archive import Exporting
 from drimbox.flow.archive_import import Importing, LotOutcome
 from drimbox.flow.archive_purge import PurgedLot, Purging
@@ -40,7 +41,7 @@ FAILURES: Words = {
 archive_app = typer.Typer(
     help="The XDM archive of the published manifests, and the images themselves.", no_args_is_help=True
 )
-for _command in (instance, compact, forget):
+for _command in (instance, compact, forget, retention):
     archive_app.command(_command.__name__)(_command)
 
 ConfigOption = Annotated[Path | None, typer.Option(help="Configuration file.")]

@@ -25,7 +25,7 @@ def make_audit_forwarding(foundation: Foundation) -> ForwardingAudit | None:
     source = AuditSource(
         room.source_id or organisation.device_id,
         room.enterprise_site_id or organisation.structure_id,
-        node_name(),
+        node_name(settings),
         settings.dicom.ae_title,
     )
     endpoint = SyslogEndpoint(
@@ -36,13 +36,14 @@ def make_audit_forwarding(foundation: Foundation) -> ForwardingAudit | None:
         room.key,
         room.connect_timeout,
         room.answer_timeout,
+        settings.keys.passphrase,
     )
     return ForwardingAudit(
         foundation.transactions,
         SyslogTls(endpoint, utc_now),
         Stage(source, settings.dmp.repository_url, settings.dmp.registry_url),
         RETRY,
-        node_name(),
+        node_name(settings),
         random.random,
         utc_now,
         log.info,

@@ -1,4 +1,4 @@
-"""`drimbox backup` and `drimbox restore`: the whole appliance in a directory, and back."""
+"""`drimbox backup`, `backup-check` and `restore`: the whole appliance in a directory, proven, and back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +16,10 @@ import typer
 from dicom_store.verification import Pace
 from drimbox.adapters.backup_pool import BackupPool
 from drimbox.adapters.backup_source import BackupSource
+from drimbox.adapters.database import known_revisions
 from drimbox.adapters.restored_root import RestoredDatabase, RestoredRoot
-from drimbox.bootstrap import Foundation, lay_foundation, utc_now
+from drimbox.adapters.snapshot_contents import SnapshotReader
+from drimbox.bootstrap import Foundation, database_url, lay_foundation, utc_now
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.command_failures import Words, told
 from drimbox.entrypoints.configuration import find_configuration, open_stores
@@ -25,13 +28,16 @@ from drimbox.entrypoints.verify_cli import as_json as verified_as_json
 from drimbox.entrypoints.verify_cli import lines as verified_lines
 from drimbox.entrypoints.verify_cli import make_verifying
 from drimbox.flow.backup import BackingUp, Made
+from drimbox.flow.backup_check import Checking, Fault, age_fault, made_at
 from drimbox.flow.backup_plan import BackupRefused, Manifest
+from drimbox.flow.exams import stamp
 from drimbox.flow.restore import Restoring, note_restored
 from drimbox.flow.verify_storage import Progress
 from drimbox.settings import Settings, load_settings
 
 ACTOR = "operator"
 MEGABYTE = 1_000_000
+SHOWN = 100  # faults told one by one
 FAILURES: Words = {
     **dict.fromkeys((BackupRefused, Unavailable, OSError), str),
     KeyboardInterrupt: lambda _: "stopped; the next run goes on from here",
@@ -68,6 +74,49 @@ def backup(
         raise typer.Exit(1)
 
 
+def backup_check(
+    directory: DirectoryArgument,
+    at: Annotated[str | None, typer.Option(help="The run to check; the newest by default.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Names and sizes alone; no hash is computed.")
+    ] = False,
+    max_age: Annotated[
+        float | None, typer.Option(min=0, help="Hours that the run may be old; any age by default.")
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Megabytes read per second at most; 0 = as fast as it goes.")
+    ] = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Could this backup be restored? Every file and hash, the database in it, every image that it names.
+
+    Needs no configuration and writes nothing. Exit 1 with every fault.
+    """
+    pace = Pace(rate * MEGABYTE)
+    with told(FAILURES), BackupPool(directory) as pool, bar("backup-check") as shown:
+        manifest = pool.manifest(at or _newest(pool, directory))
+        most = None if max_age is None else timedelta(hours=max_age)
+        too_old = age_fault(manifest.run, utc_now(), most)
+
+        def spent(size: int) -> None:
+            shown.done(size)
+            pace(size)
+
+        faults = Checking(pool, SnapshotReader(pool), known_revisions(), shown.begin, spent).faults(
+            manifest, hashed=not quick
+        )
+    faults += [too_old] if too_old else []
+    typer.echo(
+        json.dumps(_checked_as_json(manifest, faults, quick)) if as_json else _checked_said(manifest, faults)
+    )
+    for fault in faults[:SHOWN]:
+        typer.echo(f"{fault.name}: {fault.reason}", err=True)
+    if len(faults) > SHOWN:
+        typer.echo(f"and {len(faults) - SHOWN} more (--json has all)", err=True)
+    if faults:
+        raise typer.Exit(1)
+
+
 def restore(
     directory: DirectoryArgument,
     at: Annotated[str | None, typer.Option(help="The run to restore; the newest by default.")] = None,
@@ -100,7 +149,7 @@ def _backing_up(
     done: Callable[[int], None],
 ) -> BackingUp:
     settings = foundation.settings
-    source = BackupSource(settings.storage.root, foundation.database, settings.database.url, pool, pace)
+    source = BackupSource(settings.storage.root, foundation.database, database_url(settings), pool, pace)
     return BackingUp(foundation.transactions, source, pool, utc_now, ACTOR, version("drimbox"), begin, done)
 
 
@@ -121,12 +170,35 @@ def _newest(pool: BackupPool, directory: Path) -> str:
     return runs[-1]
 
 
+def _checked_as_json(manifest: Manifest, faults: list[Fault], quick: bool) -> dict[str, object]:
+    return {
+        "run": manifest.run,
+        "made_at": stamp(made_at(manifest.run)),
+        "age_seconds": round((utc_now() - made_at(manifest.run)).total_seconds()),
+        "program": manifest.program,
+        "database": asdict(manifest.facts),
+        "files": len(manifest.files),
+        "bytes": manifest.size,
+        "hashed": not quick,
+        "whole": not faults,
+        "faults": [asdict(fault) for fault in faults],
+    }
+
+
+def _checked_said(manifest: Manifest, faults: list[Fault]) -> str:
+    hours = (utc_now() - made_at(manifest.run)).total_seconds() / 3600
+    held = f"{len(manifest.files)} files of {manifest.size} bytes, {manifest.facts.instances} images"
+    return f"{manifest.run}: {hours:.1f} hours old, {held}; {f'{len(faults)} faults' if faults else 'whole'}"
+
+
 def _restored(settings: Settings, pool: BackupPool, manifest: Manifest) -> RestoredRoot:
-    place, url = settings.storage.root, settings.database.url
+    place, url = settings.storage.root, database_url(settings)
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     root = RestoredRoot(place, url, pool, lambda _: None)
     with bar("restore") as shown:
-        Restoring(root, RestoredDatabase(url, root.files), shown.begin, shown.done).run(manifest)
+        checking = Checking(pool, SnapshotReader(pool), known_revisions())
+        database = RestoredDatabase(url, root.files)
+        Restoring(root, database, checking, shown.begin, shown.done).run(manifest)
     return root
 
 

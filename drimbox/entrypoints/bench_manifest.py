@@ -99,7 +99,7 @@ def _study(foundation: Foundation) -> _Study:
     wanted = desired(facts, foundation.policy, utc_now())
     if not isinstance(wanted, Wanted):
         raise StepFailed(f"the exam is not to be published: {wanted.rule}")
-    return _Study(foundation, make_manifest_maker(settings), uid, wanted)
+    return _Study(foundation, make_manifest_maker(foundation), uid, wanted)
 
 
 def _milliseconds(call: Callable[[], object]) -> dict[str, float]:

@@ -23,7 +23,7 @@ def tree(process: int) -> list[int]:
 def find_command(process: int, name: str) -> int:
     """The process below `process` that runs `drimbox NAME`. Raises `StepFailed` when there is none."""
     for one in tree(process):
-        words = (Path("/proc") / str(one) / "cmdline").read_bytes().split(b"\0")
+        words = (Path("/proc") / str(one) / "cmdline").read_bytes().replace(b"\0", b" ").split()
         if b"drimbox" in words and name.encode() in words:
             return one
     raise StepFailed(f"no process runs drimbox {name}")

@@ -12,17 +12,16 @@ import typer
 from drimbox.adapters import logs
 from drimbox.entrypoints.accounts_cli import account
 from drimbox.entrypoints.archive_cli import archive_app
-from drimbox.entrypoints.backup_cli import backup, restore
+from drimbox.entrypoints.backup_cli import backup, backup_check, restore
 from drimbox.entrypoints.bench import bench
-from drimbox.entrypoints.configuration import (
-    DOOR_USES,
-    check_configuration,
-    find_configuration,
-    write_template,
-)
+from drimbox.entrypoints.certificates_cli import certificates
+from drimbox.entrypoints.configuration import examine_configuration, find_configuration, write_template
+from drimbox.entrypoints.credentials_in_use import DOOR_USES
+from drimbox.entrypoints.db_cli import db_app
 from drimbox.entrypoints.doors_cli import ConfigOption, doors, run
 from drimbox.entrypoints.exams_cli import exams_app
 from drimbox.entrypoints.health_cli import health_app
+from drimbox.entrypoints.keys_cli import keys_app
 from drimbox.entrypoints.kos_cli import kos_app
 from drimbox.entrypoints.reports_cli import reports_app
 from drimbox.entrypoints.status_cli import status
@@ -31,7 +30,6 @@ from drimbox.entrypoints.whitelist_cli import whitelist_app
 
 app = typer.Typer(
     name="drimbox",
-    help="DRIMBox: shares the exams of an imaging department in the national DRIM-M mesh.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -45,12 +43,22 @@ app.add_typer(archive_app, name="archive")
 app.add_typer(reports_app, name="reports")
 app.add_typer(whitelist_app, name="whitelist")
 app.add_typer(health_app, name="health")
+app.add_typer(keys_app, name="keys")
+app.add_typer(db_app, name="db")
 app.command("account")(account)
+app.command("certificates")(certificates)
 app.command("status")(status)
 app.command("verify")(verify)
 app.command("backup")(backup)
+app.command("backup-check")(backup_check)
 app.command("restore")(restore)
 app.command("bench")(bench)
+
+
+@app.callback()
+def speak_to_the_operator() -> None:
+    """DRIMBox: shares the exams of an imaging department in the national DRIM-M mesh."""
+    logs.configure("warning", "console", "command")  # on standard error: the answer has the output
 
 
 def main() -> None:
@@ -112,7 +120,7 @@ def init(
 @config_app.command("check")
 def config_check(
     config: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the faults as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print faults and warnings as JSON.")] = False,
     door: Annotated[
         str | None,
         typer.Option(help=f"Only the certificates, keys and ports of one: {', '.join(DOOR_USES)}."),
@@ -121,9 +129,11 @@ def config_check(
     """Every fault of the configuration at once; nothing is started."""
     if door is not None and door not in DOOR_USES:
         raise typer.BadParameter(f"there is no such door: {door}", param_hint="--door")
-    faults = check_configuration(find_configuration(config), door)
+    found = examine_configuration(find_configuration(config), door)
     if as_json:
-        typer.echo(json.dumps({"faults": faults}, ensure_ascii=False))
+        typer.echo(json.dumps({"faults": found.faults, "warnings": found.warnings}, ensure_ascii=False))
     else:
-        typer.echo("\n".join(faults) or "the configuration can be used", err=bool(faults))
-    raise typer.Exit(1 if faults else 0)
+        for warning in found.warnings:
+            typer.echo(f"warning: {warning}")
+        typer.echo("\n".join(found.faults) or "the configuration can be used", err=bool(found.faults))
+    raise typer.Exit(1 if found.faults else 0)

@@ -62,7 +62,7 @@ def make_door_committing(foundation: Foundation) -> CommittingStorage:
 
 def make_worker_committing(foundation: Foundation) -> CommittingStorage:
     """For the worker, which takes up what the doors did not answer."""
-    return make_committing(foundation, _places(foundation), f"worker:{node_name()}")
+    return make_committing(foundation, _places(foundation), f"worker:{node_name(foundation.settings)}")
 
 
 def _places(foundation: Foundation) -> dict[str, tuple[str, int]]:

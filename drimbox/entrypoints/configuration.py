@@ -14,36 +14,26 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from drimbox.adapters.database import Database
-from drimbox.adapters.signing import CredentialKind, check_credential
-from drimbox.bootstrap import Foundation, lay_foundation, make_senders, utc_now
-from drimbox.domain.errors import Unavailable
+from drimbox.adapters.credential_check import Judgement, issue_fault
+from drimbox.adapters.database import Database, require_known
+from drimbox.adapters.key_files import UnusableCredential
+from drimbox.bootstrap import Foundation, database_url, lay_foundation, make_senders, utc_now
+from drimbox.domain.errors import DatabaseNewer, Unavailable
+from drimbox.entrypoints.credentials_in_use import DOOR_USES, credentials_in_use, judge_in_use
+from drimbox.entrypoints.deployment_check import judge_declared
 from drimbox.entrypoints.second_opinion import make_second_opinion
 from drimbox.entrypoints.sender_check import sender_faults
 from drimbox.membership import own_name
 from drimbox.settings import (
-    CREDENTIALS_DIRECTORY,
-    NO_CREDENTIALS,
     ConfigurationError,
     Settings,
+    WhitelistSettings,
     load_settings,
 )
 
 PLACES = (Path("drimbox.toml"), Path("/etc/drimbox/drimbox.toml"))
 ENVIRONMENT = "DRIMBOX_CONFIG"
 SQLITE = "sqlite:///"
-
-
-#: what of the configuration each door uses that another may not have: keys, authorities and ports, by their names
-DOOR_USES = {
-    "dicom": ("dicom.",),
-    "mllp": ("mllp.",),
-    "web": (
-        *("web.", "psc.", "dmp.client_certificate", "dmp.authority"),
-        *("whitelist.root", "whitelist.intermediate"),
-    ),
-    "worker": ("dmp.", "audit.", "whitelist."),
-}
 
 
 class NoConfiguration(Exception):
@@ -138,7 +128,12 @@ def toml_value(value: Any) -> str:
 
 
 def check_configuration(path: Path, door: str | None = None) -> list[str]:
-    """Every fault of the file and of what it names; empty when it can be used. Nothing is started or changed.
+    """Every fault that `examine_configuration` finds; empty when the configuration can be used."""
+    return list(examine_configuration(path, door).faults)
+
+
+def examine_configuration(path: Path, door: str | None = None) -> Judgement:
+    """Every fault and warning of the file and of what it names. Nothing is started or changed.
 
     `door`: of `DOOR_USES`, whose certificates, keys and ports alone are looked at: the others may be running, with
     credentials of their own. Raises `KeyError` for another.
@@ -147,56 +142,42 @@ def check_configuration(path: Path, door: str | None = None) -> list[str]:
     try:
         settings = load_settings(path)
     except ConfigurationError as error:
-        return error.faults
-    return [
-        *_credential_faults(settings, uses),
+        return Judgement(tuple(error.faults))
+    credentials = _judge_credentials(settings, uses)
+    faults = (
+        *credentials.faults,
         *_whitelist_faults(settings),
         *_storage_faults(settings),
         *_port_faults(settings, uses),
         *sender_faults(make_senders(settings), settings.mllp.host, bool(settings.mllp.tls_port)),
-    ]
-
-
-def _credential_faults(settings: Settings, uses: tuple[str, ...]) -> Iterator[str]:
-    web, dmp, psc, mllp, room = settings.web, settings.dmp, settings.psc, settings.mllp, settings.whitelist
-    dicom = settings.dicom
-    credentials = (
-        ("web.certificate", web.certificate, web.key, CredentialKind.SERVER),
-        ("mllp.tls_certificate", mllp.tls_certificate, mllp.tls_key, CredentialKind.SERVER),
-        ("dicom.tls_certificate", dicom.tls_certificate, dicom.tls_key, CredentialKind.SERVER),
-        ("dicom.tls_client_authority", dicom.tls_client_authority, None, CredentialKind.AUTHORITY),
-        ("dmp.client_certificate", dmp.client_certificate, dmp.client_key, CredentialKind.CLIENT),
-        ("dmp.signature_certificate", dmp.signature_certificate, dmp.signature_key, CredentialKind.SIGNATURE),
-        ("psc.client_certificate", psc.client_certificate, psc.client_key, CredentialKind.CLIENT),
-        ("web.client_authority", web.client_authority, None, CredentialKind.AUTHORITY),
-        ("web.internal_certificate", web.internal_certificate, web.internal_key, CredentialKind.SERVER),
-        ("web.internal_client_authority", web.internal_client_authority, None, CredentialKind.AUTHORITY),
-        ("mllp.tls_client_authority", mllp.tls_client_authority, None, CredentialKind.AUTHORITY),
-        ("dmp.authority", dmp.authority, None, CredentialKind.AUTHORITY),
-        ("psc.authority", psc.authority, None, CredentialKind.AUTHORITY),
-        ("audit.authority", settings.audit.authority, None, CredentialKind.AUTHORITY),
-        ("audit.certificate", settings.audit.certificate, settings.audit.key, CredentialKind.CLIENT),
-        ("whitelist.root", room.root, None, CredentialKind.AUTHORITY),
-        ("whitelist.intermediate", room.intermediate, None, CredentialKind.AUTHORITY),
-        ("whitelist.authority", room.authority, None, CredentialKind.AUTHORITY),
-        ("whitelist.esignsante_authority", room.esignsante_authority, None, CredentialKind.AUTHORITY),
-        ("whitelist.proof_certificate", room.proof_certificate, room.proof_key, CredentialKind.SIGNATURE),
     )
-    for name, certificate, key, kind in credentials:
-        if certificate is not None and name.startswith(uses):
-            absent = list(_absences(certificate, key))
-            for fault in absent or check_credential(certificate, key, kind, utc_now()):
-                yield f"{name}: {fault}"
+    return Judgement(faults, credentials.warnings)
 
 
-def _absences(*files: Path | None) -> Iterator[str]:
-    """Of credentials that the service manager did not give."""
-    given = os.environ.get(CREDENTIALS_DIRECTORY)
-    for path in filter(None, files):
-        if path.parent == NO_CREDENTIALS:
-            yield f"credential {path.name}: ${CREDENTIALS_DIRECTORY} is not set, nothing was given to this process"
-        elif given and path.parent == Path(given) and not os.access(path, os.R_OK):
-            yield f"credential {path.name} was not given to this process: see LoadCredential= of its unit"
+def _judge_credentials(settings: Settings, uses: tuple[str, ...]) -> Judgement:
+    faults: list[str] = []
+    warnings: list[str] = []
+    for one in credentials_in_use(settings):
+        if one.name.startswith(uses):
+            judged = judge_in_use(one, settings, utc_now())
+            faults += [f"{one.name}: {words}" for words in judged.faults]
+            warnings += [f"{one.name}: {words}" for words in judged.warnings]
+    if "whitelist.intermediate".startswith(uses):
+        faults += _issue_faults(settings.whitelist)
+    if "deployment.".startswith(uses):
+        declared = judge_declared(settings, utc_now())
+        faults += declared.faults
+        warnings += declared.warnings
+    return Judgement(tuple(faults), tuple(warnings))
+
+
+def _issue_faults(room: WhitelistSettings) -> Iterator[str]:
+    try:
+        fault = issue_fault(room.intermediate, room.root)
+    except UnusableCredential:  # said of that file already
+        return
+    if fault:
+        yield f"whitelist.intermediate: {fault}"
 
 
 def _whitelist_faults(settings: Settings) -> Iterator[str]:
@@ -225,10 +206,13 @@ def _storage_faults(settings: Settings) -> Iterator[str]:
             yield f"database.url: {new.parent} cannot be written"
         return
     try:
-        database = Database(settings.database.url, settings.database.busy_timeout)
-        database.revision()
+        database = Database(database_url(settings), settings.database.busy_timeout)
+        current, _ = database.revision()
         database.close()
-    except (Unavailable, ValueError, ImportError) as error:
+        require_known(current)
+    except UnusableCredential as error:
+        yield f"database.password: {error}"
+    except (Unavailable, DatabaseNewer, ValueError, ImportError) as error:
         yield f"database.url: {error}"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import ssl
 from contextlib import ExitStack
 from functools import partial
 
@@ -14,15 +13,16 @@ from dicom_store.connections import Connections
 from dicom_store.scp import DicomDoor, stop_doors
 from dicom_store.sink import Peer, Service
 from drimbox.bootstrap import Foundation, utc_now
+from drimbox.domain import measures
 from drimbox.entrypoints.commitments import CommitmentDesk, make_door_committing
 from drimbox.entrypoints.image_senders import make_image_senders
 from drimbox.entrypoints.intake import InstanceIntake, recover
+from drimbox.entrypoints.listener_tls import follow_files
 from drimbox.entrypoints.mllp_refusals import Refusal, Refusals
-from drimbox.entrypoints.mllp_tls import server_context
+from drimbox.entrypoints.renewal import Renewal
 from drimbox.entrypoints.stop_signal import StopSignal
 from drimbox.entrypoints.waiting import wait_for_stop
 from drimbox.flow.refuse_peer import trace_refused_peer
-from drimbox.settings import DicomSettings
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,11 @@ def open_dicom_doors(foundation: Foundation, desk: Service, refusals: Refusals) 
     room = foundation.settings.dicom
     connections = Connections(room.max_associations, room.max_associations_per_address)
 
+    foundation.meters.watch(measures.ASSOCIATIONS, lambda: connections.associated)
+    turned_away = foundation.meters.tally(measures.PEERS_REFUSED, "dicom")
+
     def on_refused(peer: Peer, reason: str) -> None:
+        turned_away.add()
         refusals.note("dicom", f"{peer.ae_title}@{peer.address}", reason)
 
     def door(port: int, secured: bool) -> DicomDoor:
@@ -53,7 +57,7 @@ def open_dicom_doors(foundation: Foundation, desk: Service, refusals: Refusals) 
             open_sink=lambda peer: InstanceIntake(foundation, f"pacs:{peer.ae_title}@{peer.address}"),
             on_refused=on_refused,
             services={commitment.SOP_CLASS: desk},
-            tls=(lambda: _context(room)) if secured else None,
+            tls=follow_files(foundation, "dicom.tls_certificate", room) if secured else None,
         )
 
     return [door(room.port, False), *([door(room.tls_port, True)] if room.tls_port else [])]
@@ -71,19 +75,13 @@ def _tell(foundation: Foundation, refusal: Refusal) -> None:
     )
 
 
-def _context(room: DicomSettings) -> ssl.SSLContext:
-    certificate, key, authority = room.tls_certificate, room.tls_key, room.tls_client_authority
-    assert certificate and key and authority  # the settings demand them with a tls_port
-    return server_context(certificate, key, authority)
-
-
 def serve_dicom(foundation: Foundation) -> None:
-    """Serve until SIGTERM, SIGINT or the death of the supervisor.
+    """Serve until SIGTERM, SIGINT or the death of the supervisor; SIGHUP renews the credentials.
 
     Raises `OSError` for a port that is taken, or TLS files that cannot be used; nothing is served then.
     """
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its words quote what peers send
-    stop = StopSignal()
+    stop = StopSignal(Renewal(foundation).run)
     stop.catch()
     desk = CommitmentDesk(make_door_committing(foundation), foundation.settings.dicom.ae_title)
     with ExitStack() as ending:

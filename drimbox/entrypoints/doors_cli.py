@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from drimbox.adapters import logs
-from drimbox.adapters.signing import UnusableCredential
+from drimbox.adapters.key_files import UnusableCredential
 from drimbox.bootstrap import Foundation, lay_foundation
 from drimbox.domain.errors import DrimboxError
 from drimbox.entrypoints.configuration import NoConfiguration, find_configuration, require_membership
@@ -33,6 +35,9 @@ SWITCH_SECONDS = 0.001  # a thread that has much to do lets the others of its pr
 # Steps of niceness: when the processors are full, who waits for an answer comes before who brings and what is prepared.
 GIVES_WAY = {"dicom": 5, "worker": 10}
 
+# What the doors and the worker load.
+PROGRAMS = tuple(f"drimbox.entrypoints.{name}" for name in ("dicom", "hl7", "web", "worker", "meter_keeping"))
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
@@ -41,10 +46,13 @@ ConfigOption = Annotated[
 ]
 
 
-def run(app: typer.Typer) -> None:
-    """Run a command; what it raises for its user is one line and exit status 1."""
+def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
+    """Run a command; what it raises for its user is one line and exit status 1. Raises SystemExit.
+
+    `arguments`: those of this process if not given.
+    """
     try:
-        app()
+        app(arguments)
     except (ConfigurationError, NoConfiguration, UnusableCredential, DrimboxError) as error:
         sys.stderr.write(f"drimbox: {error}\n")
         sys.exit(1)
@@ -60,11 +68,23 @@ def serve(config: ConfigOption = None) -> None:
     """All doors and the worker, supervised, in one terminal; SIGTERM stops cleanly."""
     from drimbox.entrypoints.supervisor import Supervisor
 
+    share_arenas()
     path = find_configuration(config)
     settings = _settings(path, "serve")
     require_membership(settings)
     prepare(settings).database.close()
-    raise typer.Exit(Supervisor(path).run())
+    for name in PROGRAMS:  # once for all of them
+        import_module(name)
+    raise typer.Exit(Supervisor(path, enter).run())
+
+
+def enter(door: str, config: Path) -> int:
+    """Be that door, in a process that was forked for it; the exit status."""
+    try:
+        run(doors, [door, "--config", str(config)])
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
 
 
 @doors.command()
@@ -110,11 +130,22 @@ def _settings(path: Path, process: str) -> Settings:
 
 
 def prepare(settings: Settings) -> Foundation:
-    """Stores opened, schema at its newest revision."""
+    """Stores opened, schema at its newest revision. Raises `DatabaseNewer`, `Unavailable`."""
     settings.storage.root.mkdir(parents=True, exist_ok=True)
     foundation = lay_foundation(settings)
-    foundation.database.migrate()
+    try:
+        foundation.database.migrate()
+    except DrimboxError:
+        foundation.database.close()
+        raise
     return foundation
+
+
+def _numbers(foundation: Foundation, process: str) -> AbstractContextManager[None]:
+    """What the process tells `/metrics`; each child of `web`, which forks, has its own."""
+    from drimbox.entrypoints.meter_keeping import keep_meters
+
+    return nullcontext() if process == "web" else keep_meters(foundation, process)
 
 
 def _run(process: str, config: Path | None, serve_process: Callable[[Foundation], None]) -> None:
@@ -124,6 +155,7 @@ def _run(process: str, config: Path | None, serve_process: Callable[[Foundation]
     os.nice(GIVES_WAY.get(process, 0))
     foundation = prepare(_settings(find_configuration(config), process))
     try:
-        serve_process(foundation)
+        with _numbers(foundation, process):
+            serve_process(foundation)
     finally:
         foundation.database.close()

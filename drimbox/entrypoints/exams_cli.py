@@ -3,50 +3,63 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
-from drimbox.bootstrap import utc_now
+from drimbox.bootstrap import Foundation, utc_now
 from drimbox.entrypoints.configuration import open_stores
-from drimbox.flow import exams
+from drimbox.entrypoints.listing import instant_of, print_json, print_lines
+from drimbox.entrypoints.progress_bar import steps
+from drimbox.flow import exam_list, exams
 
 exams_app = typer.Typer(help="What is known of exams.", no_args_is_help=True)
+
+SHOWN = 100  # exams, where people read and nothing else was asked
 
 ConfigOption = Annotated[Path | None, typer.Option(help="Configuration file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ReasonOption = Annotated[str, typer.Option(help="Why; kept in the trace.")]
+StateOption = Annotated[
+    str | None,
+    typer.Option(help="RECEIVING, SETTLED, WITHDRAWN; or published, doubtful, refused, parked, thinner..."),
+]
 StudyArgument = Annotated[str, typer.Argument(help="Study Instance UID.")]
 
 
 @exams_app.command("list")
 def list_exams(
-    state: Annotated[
-        str | None,
-        typer.Option(
-            help="RECEIVING, SETTLED, WITHDRAWN; or published, doubtful, refused, parked, thinner..."
-        ),
+    state: StateOption = None,
+    since: Annotated[
+        str | None, typer.Option(help="Changed since: 2h, 3d, or a date (2026-11-20, 2026-11-20T08:00).")
+    ] = None,
+    patient_free: Annotated[
+        bool, typer.Option("--patient-free", help="Only exams without a patient: no report names them yet.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help=f"At most so many; 0 = all. {SHOWN} without --json, else all.")
     ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Every exam, newest change first."""
+    """Exams, newest change first."""
+    most = (None if as_json else SHOWN) if limit is None else limit or None
     with open_stores(config) as foundation:
-        rows = exams.list_exams(foundation.transactions, state)
-    if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
-        return
-    table = Table(Column("study", overflow="fold"), "state", "manifest", "reason", "changed")
-    for row in rows:
-        table.add_row(
-            row["study_instance_uid"], row["state"], row["manifest"], row["reason"] or "", row["changed_at"]
+        since_when = (
+            None if since is None else instant_of(since, utc_now(), foundation.settings.policy.time_zone)
         )
-    Console().print(table)
+        rows = exam_list.list_exams(
+            foundation.transactions, state, since=since_when, without_patient=patient_free, limit=most
+        )
+        if as_json:
+            print_json(rows)
+        elif print_lines(rows) == SHOWN and limit is None:
+            typer.echo(f"the first {SHOWN}; more with --limit (0 = all)", err=True)
 
 
 @exams_app.command("show")
@@ -79,12 +92,48 @@ def trace_exam(study: StudyArgument, as_json: JsonOption = False, config: Config
 
 
 @exams_app.command("release")
-def release_exam(study: StudyArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+def release_exams(
+    studies: Annotated[list[str] | None, typer.Argument(help="Study Instance UIDs.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Every exam that waits like this: parked, refused, thinner...")
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
     """Try again now what was parked or refused, or waits to be sent; let a thinner manifest go."""
-    with open_stores(config) as foundation, _refusals():
-        released = exams.release_exam(foundation.transactions, study, now=utc_now(), actor="operator")
-    said = f"released: {', '.join(released) or study}"
-    typer.echo(json.dumps({"released": released or [study]}) if as_json else said)
+    if bool(studies) == bool(state):
+        raise typer.BadParameter("name the exams, or give --state", param_hint="STUDY")
+    with open_stores(config) as foundation:
+        chosen = studies or [
+            row["study_instance_uid"] for row in exam_list.list_exams(foundation.transactions, state)
+        ]
+        released, failed = _release(foundation, chosen)
+    if as_json:
+        typer.echo(json.dumps({"released": released} | ({"failed": failed} if failed else {})))
+    elif released:
+        typer.echo(f"released: {', '.join(released)}")
+    elif not failed:
+        typer.echo(f"no exam is {state}: nothing to release")
+    for why in failed.values():
+        typer.echo(f"drimbox: {why}", err=True)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _release(foundation: Foundation, studies: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """What was released, and why an exam was not, by study; one that fails holds up no other."""
+    released: list[str] = []
+    failed: dict[str, str] = {}
+    with steps("releasing", len(studies)) as done:
+        for study in studies:
+            try:
+                given = exams.release_exam(foundation.transactions, study, now=utc_now(), actor="operator")
+                released += given or [study]
+            except exams.UnknownExam as error:
+                failed[study] = _unknown(error)
+            except exams.NothingToRelease as error:
+                failed[study] = _nothing(error)
+            done()
+    return released, failed
 
 
 @exams_app.command("withdraw")
@@ -124,13 +173,21 @@ def _lines(exam: dict[str, Any]) -> Iterator[str]:
         yield f"reason    {exam['reason']}"
 
 
+def _unknown(error: Exception) -> str:
+    return f"no exam {error} is known here"
+
+
+def _nothing(error: Exception) -> str:
+    return f"nothing of {error} waits for an operator"
+
+
 @contextmanager
 def _refusals() -> Iterator[None]:
     try:
         yield
     except exams.UnknownExam as error:
-        typer.echo(f"drimbox: no exam {error} is known here", err=True)
+        typer.echo(f"drimbox: {_unknown(error)}", err=True)
         raise typer.Exit(1) from error
     except exams.NothingToRelease as error:
-        typer.echo(f"drimbox: nothing of {error} waits for an operator", err=True)
+        typer.echo(f"drimbox: {_nothing(error)}", err=True)
         raise typer.Exit(1) from error

@@ -143,7 +143,8 @@ class HealthWatch:
 
     def __init__(self, foundation: Foundation, mesh: View, shared: Shared) -> None:
         self._settings, self._shared = foundation.settings, shared
-        self._log = HealthLog(foundation.transactions, utc_now, f"health:{node_name()}", log.warning)
+        actor = f"health:{node_name(foundation.settings)}"
+        self._log = HealthLog(foundation.transactions, utc_now, actor, log.warning)
         self._keeper = self._make_keeper() if self._settings.health.filter else None
         self._results: tuple[ProbeResult, ...] = ()
         probes = (*make_probes(foundation, mesh), *self._own_probes())

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from drimbox.adapters import probes, probes_dicom, probes_net, probes_tls
+from drimbox.adapters.held import Held
 from drimbox.adapters.probes_net import ClientFiles
 from drimbox.bootstrap import Foundation, node_name, utc_now
+from drimbox.entrypoints.credentials_in_use import credentials_in_use
 from drimbox.entrypoints.image_senders import make_image_senders
+from drimbox.entrypoints.listener_tls import Shown
 from drimbox.flow.heartbeats import WEB
 from drimbox.membership import make_anchors, whitelist_directory
 from drimbox.settings import Settings
@@ -21,8 +22,8 @@ from whitelist.crl_store import CrlStore
 from whitelist.fetch import Fetcher
 from whitelist.view import View
 
-# What `drimbox web` reads when it starts, as these probes do, and never again
-_LISTENERS = frozenset({"web", "web-internal"})
+# Probe to setting: what `drimbox web` holds, in the process of which these probes look, until SIGHUP renews it
+_LISTENERS = {"web": "web.certificate", "web-internal": "web.internal_certificate"}
 # Of the deadline: the look's own words are better than "given up"
 _OWN_LIMIT = 0.8
 
@@ -44,15 +45,15 @@ def make_probes(foundation: Foundation, mesh: View) -> tuple[Probe, ...]:
         *(near(name, look, kind) for name, look, kind in _parts(foundation, mesh)),
         *(near(name, look) for name, look in _doors(foundation.settings)),
         far("crl:age", _crl_look(foundation.settings)),
-        *(far(name, look) for name, look in _certificates(foundation.settings)),
+        *(far(name, look) for name, look in _certificates(foundation)),
         *(far(name, look) for name, look in _servers(foundation.settings)),
     )
     return tuple(probe for probe in every if probe.name not in room.not_here)
 
 
 def _parts(foundation: Foundation, mesh: View) -> Iterator[tuple[str, Look, str]]:
-    settings, transactions, node = foundation.settings, foundation.transactions, node_name()
-    room, segments = settings.health, settings.storage.root / "images" / "segments"
+    settings, transactions = foundation.settings, foundation.transactions
+    node, room, segments = node_name(settings), settings.health, settings.storage.root / "images" / "segments"
     yield "database:write", partial(probes.database_write, transactions, node, utc_now), "datastore"
     yield "images:write", partial(probes.images_write, segments, f".health-{node}-{WEB}"), "datastore"
     yield "images:free", partial(probes.images_free, segments, settings.storage.minimum_free_bytes), "system"
@@ -84,34 +85,35 @@ def _crl_look(settings: Settings) -> Look:
     return partial(probes.crl_age, store.current, anchors.crl_grace, utc_now)
 
 
-def _certificates(settings: Settings) -> Iterator[tuple[str, Look]]:
-    files: dict[str, Path | None] = {
-        "web": settings.web.certificate,
-        "web-internal": settings.web.internal_certificate,
-        "psc": settings.psc.client_certificate,
-        "dmp": settings.dmp.client_certificate,
-        "signature": settings.dmp.signature_certificate,
-        "proof": settings.whitelist.proof_certificate,
-        "mllps": settings.mllp.tls_certificate if settings.mllp.tls_port else None,
-        "dicom": settings.dicom.tls_certificate if settings.dicom.tls_port else None,
-        "audit": settings.audit.certificate if settings.audit.host else None,
-    }
+def _certificates(foundation: Foundation) -> Iterator[tuple[str, Look]]:
+    settings, held = foundation.settings, {one.setting: one for one in foundation.held}
     warn_days = settings.health.certificate_warn_days
-    for name, path in files.items():
-        if path is None:
+    for one in credentials_in_use(settings):
+        if not one.probe:
             continue
+        name, path = one.probe, one.certificate
         look: Look = partial(probes.certificate_validity, path, warn_days, utc_now)
-        if name in _LISTENERS and os.access(path, os.R_OK):
-            look = partial(probes.certificate_served, path, path.read_bytes(), warn_days, utc_now)
+        listener = held.get(_LISTENERS.get(name, ""))
+        if listener is not None:
+            look = partial(probes.certificate_served, path, partial(_shown, listener), warn_days, utc_now)
         yield f"certificates:{name}", look
+
+
+def _shown(listener: Held[Shown]) -> bytes:
+    return listener.current().certificate
 
 
 def _servers(settings: Settings) -> Iterator[tuple[str, Look]]:
     dmp, psc, seconds = settings.dmp, settings.psc, settings.health.deadline * _OWN_LIMIT
-    dmp_files = ClientFiles(dmp.authority, dmp.client_certificate, dmp.client_key)
+    passphrase = settings.keys.passphrase
+    dmp_files = ClientFiles(
+        dmp.authority, dmp.client_certificate, dmp.client_key, passphrase, "dmp.client_certificate"
+    )
     dmp_places = tuple(dict.fromkeys((_place(dmp.repository_url), _place(dmp.registry_url))))
     yield "dmp:connect", partial(probes_net.tls_connect, dmp_places, dmp_files, utc_now, seconds)
-    psc_files = ClientFiles(psc.authority, psc.client_certificate, psc.client_key)
+    psc_files = ClientFiles(
+        psc.authority, psc.client_certificate, psc.client_key, passphrase, "psc.client_certificate"
+    )
     psc_places = (_place(psc.discovery_url or psc.issuer),)
     yield "psc:connect", partial(probes_net.tls_connect, psc_places, psc_files, utc_now, seconds)
 

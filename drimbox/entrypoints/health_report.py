@@ -1,4 +1,4 @@
-"""The full health report as a file, which `drimbox web` writes and `drimbox health` reads: STORAGE/health/NODE.json."""
+"""The full health report as a file, which `drimbox web` writes and `drimbox health` reads: health/node-NAME.json."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def describe(settings: Settings, results: Sequence[ProbeResult]) -> dict[str, An
     """The report as JSON, with who says it and when."""
     about = {
         "releaseId": version("drimbox"),
-        "description": f"DRIMBox {node_name()}",
+        "description": f"DRIMBox {node_name(settings)}",
         WRITTEN: _stamp(utc_now()),
     }
     return full_report(results, awake(), settings.health.fail_on, **about)
@@ -89,7 +89,7 @@ def look_now(foundation: Foundation) -> dict[str, Any]:
 
 
 def _path(settings: Settings) -> Path:
-    return settings.storage.root / "health" / f"{node_name()}.json"
+    return settings.storage.root / "health" / f"node-{node_name(settings)}.json"
 
 
 def _stamp(instant: datetime) -> str:

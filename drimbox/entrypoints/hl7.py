@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from time import perf_counter
 
 import structlog
 
 from drimbox.bootstrap import Foundation, make_reception, make_senders, utc_now
+from drimbox.domain import measures
+from drimbox.entrypoints.listener_tls import follow_files
+from drimbox.entrypoints.measuring import ReportMeter, verdict_of
 from drimbox.entrypoints.mllp import Handler, Limits, MllpDoor, origin
 from drimbox.entrypoints.mllp_admission import Peer, Places
 from drimbox.entrypoints.mllp_refusals import Refusal, Refusals
-from drimbox.entrypoints.mllp_tls import server_context
+from drimbox.entrypoints.renewal import Renewal
 from drimbox.entrypoints.stop_signal import StopSignal
 from drimbox.entrypoints.waiting import wait_for_stop
 from drimbox.flow.keep_report import Arrival
 from drimbox.flow.refuse_peer import trace_refused_peer
-from drimbox.settings import MllpSettings
 
 log = structlog.get_logger(__name__)
 
@@ -28,17 +29,22 @@ class Hl7Doors:
 
     def __init__(self, foundation: Foundation) -> None:
         room = foundation.settings.mllp
-        self.refusals = Refusals(partial(_trace, foundation))
+        self.refusals = Refusals(partial(_trace, foundation), noted=partial(_count_refused, foundation))
+        places = Places(room.max_connections)
+        foundation.meters.watch(measures.REPORT_CONNECTIONS, lambda: places.taken)
         make = partial(
             MllpDoor,
             handle=_handler(foundation),
             senders=make_senders(foundation.settings),
-            places=Places(room.max_connections),
+            places=places,
             refusals=self.refusals,
             limits=Limits(room.max_message_bytes, room.idle_timeout, room.message_timeout),
         )
         self.plain = make(room.host, room.port)
-        self.secure = make(room.host, room.tls_port, tls=_context_maker(room)) if room.tls_port else None
+        self.secure = None
+        if room.tls_port:
+            tls = follow_files(foundation, "mllp.tls_certificate", room)
+            self.secure = make(room.host, room.tls_port, tls=tls)
         self._host, self._open = room.host, ExitStack()
 
     def start(self) -> None:
@@ -70,33 +76,41 @@ class Hl7Doors:
 
 
 def serve_hl7(foundation: Foundation) -> None:
-    """Serve until SIGTERM, SIGINT or the death of the supervisor."""
-    stop = StopSignal()
+    """Serve until SIGTERM, SIGINT or the death of the supervisor; SIGHUP renews the credentials."""
+    stop = StopSignal(Renewal(foundation).run)
     stop.catch()
     with Hl7Doors(foundation) as doors:
         wait_for_stop(stop, foundation.settings.mllp.host, doors.ports)
 
 
 def _handler(foundation: Foundation) -> Handler:
-    reception = make_reception(foundation)
+    reception, meter = make_reception(foundation), ReportMeter(foundation.meters)
 
     def handle(message: bytes, peer: Peer) -> bytes | None:
+        started = perf_counter()
         arrival = Arrival(message, peer.door, peer.address, utc_now(), senders=peer.senders)
         try:
             answer = reception.message(arrival)
         except Exception as error:  # noqa: BLE001 a defect of ours: no frame stays without an answer
             log.error("message_failed", door=peer.door, peer=peer.address, reason=origin(error))  # noqa: TRY400
             answer = reception.not_now(arrival)
-        log.info("message_answered", door=peer.door, peer=peer.address, bytes=len(message))
+        verdict, seconds = verdict_of(answer), perf_counter() - started
+        meter.answered(peer.door, verdict, len(message), seconds)
+        log.info(
+            "message_answered",
+            door=peer.door,
+            peer=peer.address,
+            bytes=len(message),
+            outcome=verdict,
+            seconds=round(seconds, 4),
+        )
         return answer
 
     return handle
 
 
-def _context_maker(room: MllpSettings) -> Callable[[], ssl.SSLContext]:
-    certificate, key, authority = room.tls_certificate, room.tls_key, room.tls_client_authority
-    assert certificate and key and authority  # the settings demand them with a tls_port
-    return partial(server_context, certificate, key, authority)
+def _count_refused(foundation: Foundation, door: str) -> None:
+    foundation.meters.tally(measures.PEERS_REFUSED, door).add()
 
 
 def _trace(foundation: Foundation, refusal: Refusal) -> None:

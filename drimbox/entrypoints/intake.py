@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic, perf_counter
 
 import structlog
 
 from dicom_store.incoming import MEMORY_BYTES, ImageWriter, Incoming
 from dicom_store.instance import InstanceHeader
-from dicom_store.paths import InvalidUID, check_uid
+from dicom_store.paths import InvalidUID, check_uid, study_of_segment
 from dicom_store.sink import StoreCommand
 from dicom_store.status import Outcome, StoreRefused
 from drimbox.bootstrap import Foundation, utc_now
 from drimbox.domain.errors import Unavailable
+from drimbox.entrypoints.measuring import IngestMeter
 from drimbox.flow.receive_instance import receive_instance, refuse_instance
 
 log = structlog.get_logger(__name__)
@@ -26,6 +28,7 @@ class InstanceIntake:
     def __init__(self, foundation: Foundation, actor: str) -> None:
         self._foundation = foundation
         self._actor = actor
+        self.meter = IngestMeter(foundation.meters, "stow" if actor.startswith("stow:") else "dicom")
         self._writer: ImageWriter = foundation.archive.writer()
         self._arrival: InstanceArrival | None = None
         self._look_first = True  # a sender whose last instance was new mostly brings new ones
@@ -62,7 +65,16 @@ class InstanceIntake:
         return outcome
 
     def refused(self, refusal: StoreRefused, sop: str, study: str | None = None) -> None:
-        """Log and trace what is not kept. `sop`: as said by the sender, whatever it is."""
+        """Log and trace what is not kept. `sop`: as said by the sender, whatever it is.
+
+        For want of room once a minute with a count: rows and lines need room themselves.
+        """
+        self.meter.refused(refusal.outcome)
+        repeated: int | None = 0
+        if refusal.outcome is Outcome.STORAGE_FULL:
+            repeated = self._foundation.no_room.turn(self._actor, monotonic())
+        if repeated is None:
+            return
         log.warning("instance_refused", study=study, outcome=str(refusal.outcome), reason=refusal.reason)
         try:
             refuse_instance(
@@ -72,6 +84,7 @@ class InstanceIntake:
                 sop=_safe(sop),
                 now=utc_now(),
                 actor=self._actor,
+                repeated=repeated,
             )
         except Unavailable as error:
             log.exception("refusal_not_traced", study=study, reason=str(error))
@@ -102,6 +115,7 @@ class InstanceArrival:
     def __init__(self, intake: InstanceIntake, command: StoreCommand, incoming: Incoming) -> None:
         self._intake = intake
         self._sop = command.sop_instance_uid
+        self._begun = perf_counter()
         self._incoming: Incoming | None = incoming
         self.header: InstanceHeader | None = None  # once it is complete
 
@@ -116,6 +130,7 @@ class InstanceArrival:
             self.header = incoming.whole()
             outcome = self._intake.receive(incoming)
             self._incoming = None  # it is the archive's now
+        self._intake.meter.taken(outcome, incoming.length, perf_counter() - self._begun)
         return outcome
 
     def abandon(self) -> None:
@@ -137,10 +152,14 @@ class InstanceArrival:
             raise
         except (Unavailable, OSError) as error:
             self.abandon()  # without effect on what a row may point to: `receive_instance` let go of it
+            self._intake.meter.refused(Outcome.OUT_OF_RESOURCES)
             log.exception("instance_not_stored", study=incoming.study, reason=str(error))
             raise StoreRefused(
                 Outcome.OUT_OF_RESOURCES, "the appliance cannot store now: try again"
             ) from error
+        except Exception:
+            self._intake.meter.refused(Outcome.FAILED)
+            raise
 
 
 def _safe(uid: str) -> str:
@@ -157,6 +176,7 @@ def recover(foundation: Foundation) -> None:
             say = log.error if recovered.damaged else log.warning
             say(
                 "segment_damaged" if recovered.damaged else "segment_recovered",
+                study=study_of_segment(recovered.segment),
                 segment=recovered.segment,
                 bytes=recovered.dropped_bytes,
                 count=recovered.dropped_records,

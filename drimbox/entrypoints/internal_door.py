@@ -139,9 +139,9 @@ class _Viewing:
 
     def finished(self, transfer: Transfer, why: str) -> None:
         """The transfer ended."""
-        self._records.end(
-            self._open, retrievals.ended(transfer.sent, transfer.whole, (), why, self._milliseconds)
-        )
+        end = retrievals.ended(transfer.sent, transfer.whole, (), why, self._milliseconds)
+        began = transfer.begun_at
+        self._records.end(self._open, end, None if began is None else began - self._started)
 
     def refused(self, refusal: HttpRefusal, why: str) -> None:
         """Nothing could be sent after all."""

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from drimbox.adapters.held import words
 from drimbox.domain.senders import SenderProfile
 from drimbox.entrypoints.mllp_admission import Peer, PeerLeft, PeerRefused, Places, check_address, let_in
 from drimbox.entrypoints.mllp_framing import END, START, Deframer, FramingError
@@ -224,7 +225,7 @@ class MllpDoor:
         try:
             return make()
         except OSError as error:
-            raise PeerRefused(f"our TLS files cannot be used: {error.strerror}") from error
+            raise PeerRefused(f"our TLS files cannot be used: {words(error)}") from error
 
     def _converse(self, connection: socket.socket, peer: Peer) -> bool:
         """Until it leaves; whether it said anything."""

@@ -66,6 +66,12 @@ class Places:
         self._lock = threading.Lock()
         self._taken: Counter[str] = Counter()
 
+    @property
+    def taken(self) -> int:
+        """Connections that are open now."""
+        with self._lock:
+            return self._taken.total()
+
     def take(self, address: str) -> None:
         """Raises `PeerRefused` when there is none left for this address."""
         with self._lock:

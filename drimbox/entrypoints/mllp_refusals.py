@@ -39,8 +39,8 @@ class Refusals:
     """Logs refusals and passes them to `tell`, for each address and reason at most once per `period` seconds.
 
     With more than `capacity` of them within a period, the rest are told together under the address `OTHERS`.
-    `clock`: monotonic seconds; `name`: of the doors, in the log. `tell` runs in the thread that lives between `start`
-    and `stop`.
+    `clock`: monotonic seconds; `name`: of the doors, in the log; `noted(door)`: of each one, told or not. `tell` runs
+    in the thread that lives between `start` and `stop`.
     """
 
     def __init__(
@@ -51,8 +51,10 @@ class Refusals:
         capacity: int = _CAPACITY,
         name: str = "mllp",
         clock: Callable[[], float] = time.monotonic,
+        noted: Callable[[str], None] = lambda _door: None,
     ) -> None:
         self._tell, self._period, self._capacity, self._clock = tell, period, capacity, clock
+        self._noted = noted
         self._lock = threading.Lock()
         self._told: dict[tuple[str, str], _Told] = {}
         self._waiting: SimpleQueue[Refusal | None] = SimpleQueue()
@@ -71,6 +73,7 @@ class Refusals:
 
     def note(self, door: str, address: str, reason: str) -> None:
         """A connection was refused or closed for what it sent. Returns at once."""
+        self._noted(door)
         with self._lock:
             due = self._due(door, address, reason)
         if due is not None:

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
+from drimbox.adapters.key_files import present
 from drimbox.entrypoints.mllp_admission import PeerLeft, PeerRefused
 
 _HANDSHAKE = b"\x16"  # ContentType of a TLS record (RFC 8446, 5.1)
@@ -43,12 +44,35 @@ _HANDSHAKE_FAULTS: Mapping[str, str] = {
 _log = logging.getLogger(__name__)
 
 
-def server_context(certificate: Path, key: Path, client_authority: Path) -> ssl.SSLContext:
+def server_context(
+    certificate: Path, key: Path, client_authority: Path, passphrase: Path | None = None
+) -> ssl.SSLContext:
     """TLS 1.2 at least, a client certificate of `client_authority` required.
 
-    Made afresh for every connection: renewed files are taken without a restart, and no session of an earlier
-    connection can be resumed, which would leave the client certificate unverified. Raises OSError.
+    `passphrase`: the file of that of the key. Raises OSError (`UnusableCredential` is one).
     """
+    context = _demanding()
+    context.load_verify_locations(client_authority)
+    present(context, certificate, key, passphrase)
+    return context
+
+
+def for_one_connection(context: ssl.SSLContext) -> ssl.SSLContext:
+    """A context that becomes `context`, of `server_context`, in the handshake.
+
+    One for each connection: no session of an earlier one can be resumed, which would leave the client certificate
+    unverified, and no file is read for it.
+    """
+
+    def become(connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _shell: ssl.SSLContext) -> None:
+        connection.context = context
+
+    shell = _demanding()
+    shell.sni_callback = become  # called for every handshake, with or without a name
+    return shell
+
+
+def _demanding() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
@@ -56,9 +80,6 @@ def server_context(certificate: Path, key: Path, client_authority: Path) -> ssl.
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(client_authority)
-    # an encrypted key fails here instead of asking the terminal for its password
-    context.load_cert_chain(certificate, key, password="")
     return context
 
 

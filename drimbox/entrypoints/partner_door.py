@@ -71,7 +71,7 @@ def _peer(request: HttpRequest) -> Peer:
 
 
 def _finished(grant: Grant, syntaxes: tuple[str, ...], transfer: Transfer, why: str) -> None:
-    grant.finished(transfer.sent, transfer.whole, syntaxes, why)
+    grant.finished(transfer.sent, transfer.whole, syntaxes, why, transfer.begun_at)
 
 
 def _impossible(grant: Grant, refusal: HttpRefusal, why: str) -> None:

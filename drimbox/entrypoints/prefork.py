@@ -26,7 +26,8 @@ STOP_SECONDS = 15.0  # what a child gets to stop cleanly
 PAUSE_SECONDS = 1.0  # before a child that died is started again
 _LOOK_SECONDS = 0.2
 
-# `child(number, follow_parent)`: serves until SIGTERM; calls `follow_parent(stop)` once it can be stopped.
+# `child(number, follow_parent)`: serves until SIGTERM, takes SIGHUP if it likes; calls `follow_parent(stop)` once
+# it can be stopped.
 Child = Callable[[int, Callable[[Callable[[], None]], None]], None]
 
 
@@ -48,18 +49,20 @@ class Prefork:
         self._vigil = vigil or Vigil(Notifier(), lambda: True)
         self._processes = [_Process(number) for number in range(count)]
         self._alive_read, self._alive_write = os.pipe()
-        self._stopping = False
+        self._stopping = self._renewing = False
 
     def run(self) -> None:
-        """Serve until SIGTERM, SIGINT, or the end of the supervisor."""
+        """Serve until SIGTERM, SIGINT, or the end of the supervisor; SIGHUP is passed on to the children."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._told_to_stop)
+        signal.signal(signal.SIGHUP, self._told_to_renew)
         supervisor = lifeline()
         gc.collect()
         gc.freeze()  # what is here now is never looked at again: its pages stay shared
         while not self._stopping:
             for process in self._processes:
                 self._watch(process)
+            self._pass_hangup_on()
             self._vigil.look_when_due()
             watched = [] if supervisor is None else [supervisor]
             if select.select(watched, [], [], _LOOK_SECONDS)[0]:
@@ -70,6 +73,17 @@ class Prefork:
 
     def _told_to_stop(self, *_: object) -> None:
         self._stopping = True
+
+    def _told_to_renew(self, *_: object) -> None:
+        self._renewing = True
+
+    def _pass_hangup_on(self) -> None:
+        """Here, not in the handler: it might meet a fork half-way."""
+        if self._renewing:
+            self._renewing = False
+            for process in self._processes:
+                if process.pid:
+                    os.kill(process.pid, signal.SIGHUP)
 
     def _watch(self, process: _Process) -> None:
         if process.pid:
@@ -90,6 +104,8 @@ class Prefork:
         try:
             for signal_number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signal_number, signal.SIG_DFL)
+            # until the child takes it, before it reads what it would renew
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             os.close(self._alive_write)
             self._child(number, lambda stop: follow(self._alive_read, stop))
             status = 0

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 
 @dataclass
@@ -40,3 +47,14 @@ def bar(title: str) -> Iterator[Bar]:
         *columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True
     ) as shown:
         yield Bar(shown, title)
+
+
+@contextmanager
+def steps(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Things instead of bytes: what is given is called when one more is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=Console(stderr=True), disable=not sys.stderr.isatty() or total < 2, transient=True
+    ) as shown:
+        task = shown.add_task(title, total=total)
+        yield lambda: shown.advance(task)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
 from typing import Any
 
 import structlog
@@ -12,10 +14,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException
 
 from drimbox.bootstrap import Foundation, make_reception, make_senders, utc_now
-from drimbox.domain.errors import ReportRefused, Unavailable
+from drimbox.domain.errors import NoRoom, ReportRefused, Unavailable
 from drimbox.domain.senders import SenderProfile, admitted
 from drimbox.domain.violations import Violation
-from drimbox.entrypoints.metrics import Families, metrics_text
+from drimbox.entrypoints.measuring import ReportMeter
+from drimbox.entrypoints.metrics import Families, MetricsPage
 from drimbox.flow.keep_report import Arrival
 
 log = structlog.get_logger(__name__)
@@ -30,15 +33,17 @@ def make_reports_app(foundation: Foundation, more: Families = tuple) -> Flask:
     app.config["MAX_FORM_MEMORY_SIZE"] = foundation.settings.web.max_report_bytes
     reception = make_reception(foundation)
     senders = make_senders(foundation.settings)
+    meter, page = ReportMeter(foundation.meters), MetricsPage(foundation, more)
 
     @app.post("/reports")
     def receive() -> tuple[Response, int]:
         if not _known(senders):  # before a byte of the body is read
             log.warning("report_refused", code="sender-unknown", peer=request.remote_addr)
             return _problem(403, "sender-unknown", "No sender of reports is known at your address."), 403
-        arrival = Arrival(request.get_data(cache=False), "http", request.remote_addr or "unknown", utc_now())
-        accepted = reception.document(arrival)
-        log.info("report_received", report=accepted.report_id, outcome="replay" if accepted.replay else "new")
+        content = request.get_data(cache=False)
+        with _counted(meter, len(content)):
+            arrival = Arrival(content, "http", request.remote_addr or "unknown", utc_now())
+            accepted = reception.document(arrival)
         body = {
             "id": accepted.document_id,
             "studies": list(accepted.studies),
@@ -49,19 +54,19 @@ def make_reports_app(foundation: Foundation, more: Families = tuple) -> Flask:
 
     @app.get("/metrics")
     def metrics() -> Response:
-        return Response(metrics_text(foundation, more), content_type=CONTENT_TYPE_LATEST)
+        return Response(page.text(), content_type=CONTENT_TYPE_LATEST)
 
     @app.errorhandler(ReportRefused)
     def refused(refusal: ReportRefused) -> tuple[Response, int]:
-        log.warning("report_refused", code=refusal.code)
         return _problem(422, refusal.code, refusal.reason, violations=_violations(refusal.violations)), 422
 
     @app.errorhandler(Unavailable)
     def unavailable(error: Unavailable) -> tuple[Response, int]:
         log.error("report_not_stored", reason=str(error))
-        response = _problem(503, "unavailable", "The report cannot be kept now: send it again later.")
+        status, slug = (507, "insufficient-storage") if isinstance(error, NoRoom) else (503, "unavailable")
+        response = _problem(status, slug, "The report cannot be kept now: send it again later.")
         response.headers["Retry-After"] = "30"
-        return response, 503
+        return response, status
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> tuple[Response, int]:
@@ -69,6 +74,20 @@ def make_reports_app(foundation: Foundation, more: Families = tuple) -> Flask:
         return _problem(status, error.name.lower().replace(" ", "-"), error.description or ""), status
 
     return app
+
+
+@contextmanager
+def _counted(meter: ReportMeter, size: int) -> Iterator[None]:
+    """One answer, by the words of HL7v2."""
+    started, verdict = perf_counter(), "AR"
+    try:
+        yield
+        verdict = "AA"
+    except ReportRefused:
+        verdict = "AE"
+        raise
+    finally:
+        meter.answered("http", verdict, size, perf_counter() - started)
 
 
 def _known(senders: Iterable[SenderProfile]) -> bool:

@@ -7,9 +7,9 @@ from datetime import timedelta
 from typing import Any
 
 from dicom_store.compaction import Compaction
+from dicom_store.free_space import StorageFull
 from dicom_store.segment_care import SegmentBusy
 from dicom_store.segment_record import SegmentDamaged
-from dicom_store.segment_writer import StorageFull
 from drimbox.bootstrap import Foundation, utc_now
 from drimbox.entrypoints.commitments import make_care
 from drimbox.flow.compact_segments import Compacting

@@ -18,6 +18,7 @@ from drimbox.adapters.retrieval_journal import RetrievalJournal
 from drimbox.adapters.serving_queries import Standings
 from drimbox.bootstrap import Foundation, make_psc, utc_now
 from drimbox.domain.token_claims import TokenRules
+from drimbox.entrypoints.measuring import ServeMeter
 from drimbox.flow.authorise import Gate
 from drimbox.flow.freshness import Freshness
 from drimbox.flow.partners import Partners
@@ -59,6 +60,7 @@ async def open_serving(foundation: Foundation) -> AsyncIterator[Serving]:
         cache_bytes=room.transcoding_cache_bytes,
         timeout=room.transcoding_timeout,
         memory_bytes=room.transcoding_memory_bytes,
+        minimum_free_bytes=settings.storage.minimum_free_bytes,
     )
     conversions = Converting(transcoder, foundation.archive.source, room.lossy_quality)
     policy = ServingPolicy(room.prefer, room.allow_lossy)
@@ -84,7 +86,9 @@ def make_gate(foundation: Foundation, mesh: View, psc: Psc) -> Gate:
         psc,
         TokenRules(room.issuer, frozenset(room.audiences), room.minimum_acr, room.binding),
         Freshness(Standings(foundation.database), reading, timedelta(seconds=settings.web.replaced_grace)),
-        RetrievalLog(foundation.transactions, journal, utc_now, log.error),
+        RetrievalLog(
+            foundation.transactions, journal, utc_now, log.error, log.info, ServeMeter(foundation.meters).told
+        ),
         utc_now,
         log.warning,
     )

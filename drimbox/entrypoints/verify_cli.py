@@ -92,7 +92,7 @@ def make_comparing(foundation: Foundation, rate: float) -> Comparing:
             say(_looked_up(found))
 
     return Comparing(
-        foundation.transactions, make_dmp(foundation.settings), utc_now, "operator", lambda: pace(1), tell
+        foundation.transactions, make_dmp(foundation), utc_now, "operator", lambda: pace(1), tell
     )
 
 

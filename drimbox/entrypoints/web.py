@@ -9,22 +9,22 @@ import asyncio
 import resource
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
+from prometheus_client.core import GaugeMetricFamily, Metric
 
 from dicom_store.asgi import App
 from dicom_store.door import Door
 from dicom_store.places import Places
 from dicom_store.resources import IMAGES
+from drimbox.adapters.held import Held
 from drimbox.bootstrap import Foundation, lay_foundation
 from drimbox.entrypoints.beats import Beats
 from drimbox.entrypoints.cors import Cors
@@ -32,13 +32,16 @@ from drimbox.entrypoints.health import HealthView, HealthWatch, Shared
 from drimbox.entrypoints.http_protocol import BoundedLoop, BoundedProtocol
 from drimbox.entrypoints.intake import recover
 from drimbox.entrypoints.internal_door import DepartmentDoor, make_internal_app
+from drimbox.entrypoints.listener_tls import Shown, context_of_the_moment, hold_internal, hold_public
 from drimbox.entrypoints.memory import trim_now_and_then
+from drimbox.entrypoints.meter_keeping import keep_meters
 from drimbox.entrypoints.notify import Vigil, take_notifier
 from drimbox.entrypoints.partner_door import PartnerDoor
 from drimbox.entrypoints.prefork import Prefork
 from drimbox.entrypoints.proxied import Proxied
+from drimbox.entrypoints.renewal import Renewal
 from drimbox.entrypoints.serving import Serving, open_serving
-from drimbox.settings import Settings, WebSettings
+from drimbox.settings import Settings
 from healthcheck.endpoint import HealthEndpoint
 from whitelist.decision import origins
 from whitelist.view import View
@@ -75,40 +78,14 @@ def make_public_app(serving: Serving, places: Places, health: HealthView) -> App
     return Proxied(app, room.proxies, room.proxy_certificate_header) if room.proxies else app
 
 
-def public_config(app: App, room: WebSettings) -> uvicorn.Config:
-    """The public listener: TLS, unless it ends at a declared proxy."""
-    if room.proxies:
-        return uvicorn.Config(app, **_common())
-    config = uvicorn.Config(
-        app,
-        # A probe or a token-only client has no certificate; one that is shown must chain to the authorities.
-        **_tls(room.certificate, room.key, room.client_authority),
-        **_common(),
-    )
-    return _with_tls_1_2(config)
+def listener_config(app: App, shown: Held[Shown] | None) -> uvicorn.Config:
+    """A listener in TLS; in clear without a certificate to show (`hold_public`, `hold_internal`).
 
-
-def internal_config(app: App, room: WebSettings) -> uvicorn.Config:
-    """The internal listener: plain on loopback; with TLS wherever it has a certificate."""
-    if room.internal_certificate is None:
-        return uvicorn.Config(app, **_common())
-    tls = _tls(room.internal_certificate, room.internal_key, room.internal_client_authority)
-    return _with_tls_1_2(uvicorn.Config(app, **tls, **_common()))
-
-
-def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> dict[str, Any]:
-    return {
-        "ssl_certfile": str(certificate),
-        "ssl_keyfile": str(key),
-        "ssl_ca_certs": str(authority) if authority else None,
-        "ssl_cert_reqs": ssl.CERT_OPTIONAL if authority else ssl.VerifyMode(0),
-    }
-
-
-def _with_tls_1_2(config: uvicorn.Config) -> uvicorn.Config:
+    Raises OSError (`UnusableCredential` is one) when the files cannot be used.
+    """
+    config = uvicorn.Config(app, **_common())
     config.load()
-    assert config.ssl is not None
-    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+    config.ssl = context_of_the_moment(shown) if shown else None
     return config
 
 
@@ -129,7 +106,10 @@ def _common() -> dict[str, Any]:
 
 
 def serve_web(foundation: Foundation) -> None:
-    """Serve until SIGTERM, SIGINT or the death of the supervisor. Raises `OSError` for a port that is taken."""
+    """Serve until SIGTERM, SIGINT or the death of the supervisor; SIGHUP renews the credentials.
+
+    Raises `OSError` for a port that is taken.
+    """
     settings = foundation.settings
     room = settings.web
     recover(foundation)
@@ -146,7 +126,7 @@ def serve_web(foundation: Foundation) -> None:
         watch = partial(HealthWatch, shared=shared) if number == 0 else None
         with asyncio.Runner(loop_factory=BoundedLoop) as runner:
             beat = partial(beats.beat, number)
-            runner.run(_serve(settings, sockets, places, shared, watch, follow_parent, beat))
+            runner.run(_serve(settings, sockets, places, shared, watch, follow_parent, beat, number))
 
     log.info("web_listening", count=room.processes)
     vigil = Vigil(take_notifier(), partial(beats.all_within, SILENT_SECONDS))
@@ -174,14 +154,19 @@ async def _serve(
     make_watch: Callable[[Foundation, View], HealthWatch] | None,
     follow_parent: FollowParent,
     beat: Callable[[], None],
+    number: int,
 ) -> None:
-    loop = asyncio.get_running_loop()
+    loop, hangup = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)  # before anything is read that it would have renewed
     async with open_serving(lay_foundation(settings)) as serving:
         department = DepartmentDoor(serving)
         health = HealthView(shared, settings.health, serving.gate.records)
+        more = partial(_gauges, health, places)
         configs = (
-            public_config(make_public_app(serving, places[0], health), settings.web),
-            internal_config(make_internal_app(serving, department, places[1], health.metrics), settings.web),
+            listener_config(make_public_app(serving, places[0], health), hold_public(serving.foundation)),
+            listener_config(
+                make_internal_app(serving, department, places[1], more), hold_internal(serving.foundation)
+            ),
         )
         servers = [_Server(config) for config in configs]
 
@@ -189,8 +174,8 @@ async def _serve(
             for server in servers:
                 server.should_exit = True
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
+        for one in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(one, stop)
 
         def stop_from_thread() -> None:
             loop.call_soon_threadsafe(stop)
@@ -202,16 +187,38 @@ async def _serve(
         if watch is not None:
             watch.start()
         beating = asyncio.create_task(_beat(servers, beat))
+        renewing = asyncio.create_task(_renew(hangup, Renewal(serving.foundation)))
         try:
-            await asyncio.gather(
-                *(server.serve(sockets=[one]) for server, one in zip(servers, sockets, strict=True))
-            )
+            with keep_meters(serving.foundation, f"web-{number}"):
+                await asyncio.gather(
+                    *(server.serve(sockets=[one]) for server, one in zip(servers, sockets, strict=True))
+                )
         finally:
             beating.cancel()
+            renewing.cancel()
             stopping.set()
             if watch is not None:
                 await asyncio.to_thread(watch.stop)
             department.close()
+
+
+def _gauges(health: HealthView, places: Sequence[Places]) -> Iterator[Metric]:
+    """What the processes of `web` know together, in memory that they share."""
+    yield from health.metrics()
+    streams = GaugeMetricFamily(
+        "drimbox_serve_streams_open", "Requests of the DICOMweb doors being answered now", labels=("door",)
+    )
+    for door, taken in zip(("partner", "account"), places, strict=True):
+        streams.add_metric((door,), taken.taken)
+    yield streams
+
+
+async def _renew(hangup: asyncio.Event, renewal: Renewal) -> None:
+    """Until cancelled: renew the credentials after each SIGHUP, beside the event loop."""
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        await asyncio.to_thread(renewal.run)
 
 
 async def _beat(servers: Sequence[uvicorn.Server], beat: Callable[[], None]) -> None:

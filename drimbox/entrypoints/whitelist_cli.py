@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from drimbox.adapters import logs
-from drimbox.adapters.signing import UnusableCredential
+from drimbox.adapters.key_files import UnusableCredential
 from drimbox.bootstrap import utc_now
 from drimbox.entrypoints.anchors import NoAnchors, read_anchors, read_crls
 from drimbox.entrypoints.configuration import open_stores

@@ -14,7 +14,9 @@ from typing import Any
 import structlog
 from cryptography import x509
 
-from drimbox.adapters.signing import UnusableCredential, load_signer
+from drimbox.adapters.held import Held
+from drimbox.adapters.key_files import UnusableCredential
+from drimbox.adapters.signing import RsaSigner, hold_signer
 from drimbox.bootstrap import Foundation, utc_now
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.second_opinion import SecondOpinion, make_second_opinion
@@ -53,7 +55,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """The keeper of this installation. `directory`: what it keeps; `opinion`: of a configured eSignSanté."""
+    """The keeper of this installation. `directory`: what it keeps; `opinion`: of a configured eSignSanté.
+
+    `signer`: of the proofs; None = there are none.
+    """
 
     keeper: Keeper
     crls: CrlStore
@@ -62,6 +67,7 @@ class Keeping:
     directory: Path
     clock: Callable[[], datetime]
     opinion: SecondOpinion | None
+    signer: Held[RsaSigner] | None
 
     def run_due(self) -> int:
         """Retrieve when it is time; how many retrievals were tried (0 or 1)."""
@@ -91,14 +97,13 @@ class Keeping:
     def prove(self, candidate: bytes, report: trust.Report) -> bytes:
         """The signed proof of one verification. Raises `ProofRefused`, `UnusableCredential`, ValueError."""
         now = self.clock()
-        certificate, key = self.room.proof_certificate, self.room.proof_key
-        if certificate is None or key is None:
+        if self.signer is None:
             raise ProofRefused(["whitelist.proof_certificate is not set"])
         return build_proof(
             candidate,
             report,
             self.evidence(report),
-            load_signer(certificate, key, now),
+            self.signer.follow(now).valid_at(now),
             proof_id=str(uuid.uuid4()),
             now=now,
             version=version("drimbox"),
@@ -163,6 +168,17 @@ def _say(event: str, **fields: Any) -> None:
     getattr(log, level)(event, **fields)
 
 
+def _hold_signer(foundation: Foundation) -> Held[RsaSigner] | None:
+    """The credential of the proofs, not read yet; it follows its files, and SIGHUP renews it."""
+    room, passphrase = foundation.settings.whitelist, foundation.settings.keys.passphrase
+    if room.proof_certificate is None or room.proof_key is None:
+        return None
+    name = "whitelist.proof_certificate"
+    signer = hold_signer(name, room.proof_certificate, room.proof_key, utc_now, passphrase)
+    foundation.held.append(signer)
+    return signer
+
+
 def held(crls: Crls) -> tuple[x509.CertificateRevocationList, ...]:
     """The CRLs that there are."""
     return tuple(crl for crl in (crls.of_intermediate, crls.of_root) if crl is not None)
@@ -202,4 +218,4 @@ def make_keeping(foundation: Foundation, actor: str) -> Keeping:
         on_change=on_change,
         examine=examine,
     )
-    return Keeping(keeper, crls, anchors, room, directory, utc_now, opinion)
+    return Keeping(keeper, crls, anchors, room, directory, utc_now, opinion, _hold_signer(foundation))

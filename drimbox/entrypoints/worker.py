@@ -4,7 +4,8 @@ Each thread goes on while it finds work, and wakes the others when it did some; 
 `worker.poll_interval` seconds, for what became due and for what other processes brought.
 
 One worker per node: it holds a lock file, so at its start every lease of its node belongs to a dead worker and
-is declared doubtful at once instead of after `dmp.lease` seconds.
+is declared doubtful at once instead of after `dmp.lease` seconds. Some of what is done from time to time is done by
+one worker for all nodes (`on_duty.py`).
 """
 
 from __future__ import annotations
@@ -23,23 +24,35 @@ import structlog
 
 from drimbox.bootstrap import (
     Foundation,
-    make_inbox_purging,
     make_publishing,
-    make_receipts,
     make_reconciling,
     node_name,
     utc_now,
 )
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.audit_forwarding import make_audit_forwarding
+from drimbox.entrypoints.certificate_alarms import EVERY as LOOK_AT_CERTIFICATES
+from drimbox.entrypoints.certificate_alarms import make_certificate_alarms
 from drimbox.entrypoints.commitments import make_worker_committing
 from drimbox.entrypoints.notify import ALIVE, READY, STOPPING, Notifier, take_notifier
+from drimbox.entrypoints.on_duty import (
+    AUDIT,
+    INBOX,
+    SEGMENTS,
+    WHITELIST,
+    make_duties,
+    make_guarded_compacting,
+    make_guarded_purging,
+    make_guarded_retaining,
+)
 from drimbox.entrypoints.pulse import Pulse
+from drimbox.entrypoints.receipts_sending import make_receipts
+from drimbox.entrypoints.renewal import Renewal
 from drimbox.entrypoints.rounds import Rounds
-from drimbox.entrypoints.segment_keeping import make_compacting
 from drimbox.entrypoints.stop_signal import StopSignal
 from drimbox.entrypoints.supervisor import follow_supervisor
 from drimbox.entrypoints.whitelist_keeping import make_keeping
+from drimbox.flow.duties import LOOK, Duties
 from drimbox.flow.heartbeats import BEATS
 
 log = structlog.get_logger(__name__)
@@ -56,22 +69,27 @@ class AnotherWorker(Exception):
 
 
 def run_worker(foundation: Foundation) -> None:
-    """Work until SIGTERM, SIGINT or the death of the supervisor. Raises `AnotherWorker`."""
+    """Work until SIGTERM, SIGINT or the death of the supervisor; SIGHUP renews the credentials.
+
+    Raises `AnotherWorker`.
+    """
+    stop = StopSignal(Renewal(foundation).run)
+    stop.catch()
     room = foundation.settings.worker
-    with NodeLock(foundation.settings.storage.root / f"worker-{node_name()}.lock"):
+    with NodeLock(foundation.settings.storage.root / f"worker-{node_name(foundation.settings)}.lock"):
         reconciling, publishing = make_reconciling(foundation), make_publishing(foundation)
         _count("leases_expired", publishing.expire_leases_of_this_node)
         wanted = foundation.settings.mllp.business_acknowledgement
         receipts = make_receipts(foundation).run_due if wanted else None
         jobs = worker_jobs(reconciling.run_due, publishing.run_due, room.publishers, receipts)
         crew = Crew(jobs | {"committed": make_worker_committing(foundation).run_due})
-        pulse = Pulse(foundation.transactions, node_name(), utc_now, crew.diary)
-        rounds, notifier = _make_rounds(foundation, crew, pulse), take_notifier()
+        pulse = Pulse(foundation.transactions, node_name(foundation.settings), utc_now, crew.diary)
+        duties, notifier = make_duties(foundation), take_notifier()
+        rounds = _make_rounds(foundation, crew, pulse, duties)
         if notifier.pace is not None:
             rounds.every(notifier.pace, "watchdog", partial(_show_life, crew, pulse, notifier))
-        stop = StopSignal()
-        stop.catch()
         follow_supervisor(stop.tell)
+        _count("duties_taken", duties.keep)
         crew.start()
         log.info("worker_started")
         rounds.start()
@@ -80,7 +98,7 @@ def run_worker(foundation: Foundation) -> None:
         notifier.tell(STOPPING)
         rounds.stop()
         crew.stop()
-        _say_goodbye(pulse)
+        _say_goodbye(pulse, duties)
         log.info("worker_stopped")
 
 
@@ -91,31 +109,44 @@ def _show_life(crew: Crew, pulse: Pulse, notifier: Notifier) -> None:
         notifier.tell(ALIVE)
 
 
-def _say_goodbye(pulse: Pulse) -> None:
-    """That it was stopped, if the database takes it soon; else it will be found silent."""
-    last = threading.Thread(target=_count, args=("worker_stopped", pulse.stop), daemon=True)
+def _say_goodbye(pulse: Pulse, duties: Duties) -> None:
+    """That it was stopped, and its duties are free, if the database takes it soon; else it will be found silent."""
+
+    def farewell() -> None:
+        _count("duties_released", duties.release)
+        _count("worker_stopped", pulse.stop)
+
+    last = threading.Thread(target=farewell, daemon=True)
     last.start()
     last.join(GOODBYE_SECONDS)
 
 
-def _make_rounds(foundation: Foundation, crew: Crew, pulse: Pulse) -> Rounds:
-    """What happens from time to time, whether or not there is work."""
+def _make_rounds(foundation: Foundation, crew: Crew, pulse: Pulse, duties: Duties) -> Rounds:
+    """What happens from time to time, whether or not there is work; some of it by one worker for all nodes."""
     rounds = Rounds()
 
     def every(seconds: float, name: str, job: Job, **options: float) -> None:
         rounds.every(seconds, name, partial(_count, name, job), **options)
 
-    settings, actor = foundation.settings, f"worker:{node_name()}"
+    settings, actor = foundation.settings, f"worker:{node_name(foundation.settings)}"
     rounds.every(settings.worker.poll_interval, "poll", crew.wake)
     every(settings.health.period / BEATS, "worker_alive", pulse.beat)
-    purge = make_inbox_purging(foundation, actor).purge_due
+    every(LOOK, "duties_taken", duties.keep, first=LOOK)
+    purge = duties.alone(INBOX, make_guarded_purging(foundation, duties, actor).purge_due)
     every(PURGE_EVERY, "inbox_purged", purge, first=PURGE_AFTER_START, jitter=PURGE_JITTER)
-    every(WHITELIST_LOOK, "whitelist_retrieved", make_keeping(foundation, actor).run_due)
-    compacting = make_compacting(foundation, actor, log=log.error)
-    every(COMPACT_EVERY, "segments_compacted", compacting.run_due, first=COMPACT_EVERY, jitter=PURGE_JITTER)
+    retrieve = duties.alone(WHITELIST, make_keeping(foundation, actor).run_due)
+    every(WHITELIST_LOOK, "whitelist_retrieved", retrieve)
+    # of every node: each has files of its own
+    every(LOOK_AT_CERTIFICATES, "certificates_ending", make_certificate_alarms(foundation, actor).run_due)
+    compact = duties.alone(SEGMENTS, make_guarded_compacting(foundation, duties, actor).run_due)
+    every(COMPACT_EVERY, "segments_compacted", compact, first=COMPACT_EVERY, jitter=PURGE_JITTER)
+    if settings.retention.automatic:
+        forget = make_guarded_retaining(foundation, duties, actor).run_due
+        forget = duties.alone(SEGMENTS, forget)
+        every(PURGE_EVERY, "images_forgotten", forget, first=PURGE_AFTER_START, jitter=PURGE_JITTER)
     audit = make_audit_forwarding(foundation)
     if audit is not None:
-        every(settings.audit.interval, "audit_forwarded", audit.run_due)
+        every(settings.audit.interval, "audit_forwarded", duties.alone(AUDIT, audit.run_due))
     return rounds
 
 
@@ -210,7 +241,9 @@ class NodeLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._descriptor)
-            raise AnotherWorker(f"{self._path} is held by another worker") from None
+            raise AnotherWorker(
+                f"{self._path} is held by another worker: one per node, and a name for each node (node.name)"
+            ) from None
         return self
 
     def __exit__(self, *_: object) -> None:

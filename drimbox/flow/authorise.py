@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from drimbox.domain.access import Wish, bearer, check_token, manifest_uid, refuse
 from drimbox.domain.errors import AccessRefused, PscBusy, PscUnavailable, Unavailable
-from drimbox.domain.token_claims import Identity, TokenRules
+from drimbox.domain.token_claims import Identity, TokenRules, is_alive
 from drimbox.flow import retrievals
 from drimbox.flow.freshness import Freshness
 from drimbox.flow.partners import Partners
@@ -29,6 +29,7 @@ from drimbox.flow.shared_facts import SharedFacts
 __all__ = ["Gate", "Grant", "Peer"]
 
 Claims = Mapping[str, Any]
+RECOGNISED = 1000  # tokens whose claims were judged, and are not judged again
 STRANGERS_ASKED = (
     32  # tokens asked about at once beyond which callers without a certificate wait: partners come first
 )
@@ -51,19 +52,30 @@ class Grant:
         self._case, self._log = case, log
         self._open: Open | None = log.begin(case.record() | {"instances": len(instances)})
 
-    def finished(self, sent: int, whole: bool, syntaxes: Sequence[str], why: str = "") -> None:
-        """The transfer ended. `sent`: bytes; `syntaxes`: in which the instances left; `why` it was cut."""
-        self._end(retrievals.ended(sent, whole, syntaxes, why, self._case.milliseconds))
+    def finished(
+        self,
+        sent: int,
+        whole: bool,
+        syntaxes: Sequence[str],
+        why: str = "",
+        began: float | None = None,
+    ) -> None:
+        """The transfer ended. `sent`: bytes; `syntaxes`: in which the instances left; `why` it was cut.
+
+        `began`: `perf_counter` when the first byte left.
+        """
+        end = retrievals.ended(sent, whole, syntaxes, why, self._case.milliseconds)
+        self._end(end, None if began is None else began - self._case.started)
 
     def refused(self, slug: str, status: int, why: str = "") -> None:
         """Nothing was sent after all: what is granted cannot be had in the form that was asked for."""
         self._end(retrievals.refused(slug, status, why, self._case.milliseconds) | {"instances": 0})
 
-    def _end(self, end: retrievals.Record) -> None:
+    def _end(self, end: retrievals.Record, first_byte: float | None = None) -> None:
         if self._open is None:
             raise RuntimeError("this retrieval has ended already")
         retrieval, self._open = self._open, None
-        self._log.end(retrieval, end)
+        self._log.end(retrieval, end, first_byte)
 
 
 @dataclass(slots=True)
@@ -101,6 +113,7 @@ class Gate:
     clock: Clock
     log: Callable[..., object]
     _asked: Counter[str] = field(default_factory=Counter, init=False)
+    _recognised: dict[str, tuple[Claims, Peer, Identity]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.log = Seldom(self.log)
@@ -159,22 +172,32 @@ class Gate:
 
     def _recognise(self, case: _Case, claims: Claims) -> str:
         """Whom the token names, and the manifest that is asked for."""
-        peer = case.peer
-        case.identity = check_token(
+        case.identity = self._identity(case.token or "", claims, case.peer)
+        return manifest_uid(case.wish.kos)
+
+    def _identity(self, token: str, claims: Claims, peer: Peer) -> Identity:
+        """Whom claims name; the very same ones, shown by the same peer, are judged once, but for their end."""
+        now, seen = self.clock(), self._recognised.get(token)
+        if seen is not None and seen[0] is claims and seen[1] == peer and is_alive(claims, now):
+            return seen[2]
+        identity = check_token(
             claims,
             self.rules,
-            self.clock(),
+            now,
             certificate=peer.certificate_der,
             certificate_subject=peer.certificate_subject,
         )
-        return manifest_uid(case.wish.kos)
+        if len(self._recognised) >= RECOGNISED:
+            self._recognised.clear()
+        self._recognised[token] = claims, peer, identity
+        return identity
 
     def _grant(self, case: _Case, facts: SharedFacts) -> Grant:
         return Grant(facts.choose(case.wish), case, self.records)
 
     def _refuse(self, case: _Case, error: Exception) -> None:
         """Record why, and raise the refusal that says so; returns for a defect, which is raised as it is."""
-        refusal = error if isinstance(error, AccessRefused) else self._refusal_for(error)
+        refusal = error if isinstance(error, AccessRefused) else self._refusal_for(error, case.wish.study)
         if refusal is None:
             self._record(case, "internal-error", 500, type(error).__name__)
             return
@@ -182,13 +205,13 @@ class Gate:
         if refusal is not error:
             raise refusal from error
 
-    def _refusal_for(self, error: Exception) -> AccessRefused | None:
+    def _refusal_for(self, error: Exception, study: str) -> AccessRefused | None:
         """How what we cannot do now is answered."""
         if isinstance(error, PscUnavailable) and not isinstance(error, PscBusy):
             self.log("psc_unavailable", error=str(error))
             return refuse("psc-unavailable")
         if isinstance(error, Unavailable):
-            self.log("retrieval_impossible", reason=str(error))
+            self.log("retrieval_impossible", study=study or None, reason=str(error))
             return refuse("busy", str(error))
         return None
 

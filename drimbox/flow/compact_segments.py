@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from dicom_store.paths import study_of_segment
 from drimbox.domain.lifecycle import StudyState
 from drimbox.flow import trace
 from drimbox.flow.ports import Clock, Transaction, Transactions
@@ -128,7 +129,8 @@ class Compacting:
                 freed = self.compactor.drop_retired(transaction.storage.session, segment, before)
                 transaction.commit()
         except self.troubled as error:
-            self.log("segment_not_dropped", segment=segment, reason=str(error))
+            study = study_of_segment(segment)
+            self.log("segment_not_dropped", study=study, segment=segment, reason=str(error))
             return 0
         return freed
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from drimbox.domain.cda import read_cda
 from drimbox.domain.exam import VISIBILITY_CODES
-from drimbox.domain.lifecycle import MANIFEST_STATUS, OPEN, Event, ReportState, StudyState, SubmissionState
+from drimbox.domain.lifecycle import MANIFEST_STATUS, OPEN, Event, ReportState, SubmissionState
 from drimbox.domain.report import Patient
 from drimbox.flow import trace
 from drimbox.flow.ports import Documents, Transaction, Transactions
@@ -24,9 +24,6 @@ _TROUBLE = (
 )
 _RELEASABLE = (SubmissionState.PARKED, SubmissionState.REFUSED)
 
-# Rules that wait for an operator's word: `exams list --state parked` shows them beside parked submissions.
-_OPERATOR = {"thinner": "parked", "gone-at-dmp": "parked", "parked": "parked"}
-
 
 class UnknownExam(Exception):
     """No image and no report of this study was ever received."""
@@ -34,18 +31,6 @@ class UnknownExam(Exception):
 
 class NothingToRelease(Exception):
     """Nothing of this exam is parked, refused or waiting to be sent again."""
-
-
-def list_exams(transactions: Transactions, state: str | None) -> list[dict[str, Any]]:
-    """One row per exam, newest change first; `state`: a study state, a manifest status, or a rule (lower case)."""
-    study_state = state.upper() if state and state.upper() in set(StudyState) else None
-    with transactions.reading() as transaction:
-        rows = [_row(transaction, exam) for exam in transaction.ledger.exams(study_state)]
-    if state is None or study_state is not None:
-        return rows
-    return [
-        row for row in rows if state.lower() in (row["manifest"], row["rule"], _OPERATOR.get(row["rule"]))
-    ]
 
 
 def show_exam(transactions: Transactions, documents: Documents, study: str, time_zone: str) -> dict[str, Any]:
@@ -82,7 +67,7 @@ def release_exam(transactions: Transactions, study: str, *, now: datetime, actor
     thinner manifest, and one try of a queue that stands still. Raises `UnknownExam`, `NothingToRelease`.
     """
     with transactions.writing() as transaction:
-        exam = _exam(transaction, study)
+        exam = _exam(transaction, study, lock=True)
         lots = transaction.ledger.open_submissions(study)
         released = [s for s in lots if s.state in _RELEASABLE]
         # a doubt keeps its time: a look-up that comes too soon would not find what the DMP still works on
@@ -149,11 +134,12 @@ def _exam(transaction: Transaction, study: str, *, lock: bool = False) -> Exam:
     return exam
 
 
-def _row(transaction: Transaction, exam: Exam) -> dict[str, Any]:
+def row(exam: Exam, submissions: Sequence[Submission]) -> dict[str, Any]:
+    """One line of `exams list`; `submissions`: those of the exam, oldest first."""
     return {
         "study_instance_uid": exam.study_instance_uid,
         "state": exam.state,
-        "manifest": _manifest(transaction.ledger.submissions_of(exam.study_instance_uid))["status"],
+        "manifest": _manifest(submissions)["status"],
         **_why(exam),
         "changed_at": stamp(exam.changed_at),
     }

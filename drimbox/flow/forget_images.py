@@ -1,14 +1,16 @@
-"""Retention of images: an operator forgets those of an exam that is not public; reports, states and trace stay."""
+"""The images of an exam that is not public are forgotten, by an operator or by retention; the rest of it stays."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from drimbox.domain.lifecycle import MANIFEST_STATUS, MAY_BE_AT_DMP, SubmissionState
 from drimbox.flow import trace
 from drimbox.flow.exams import UnknownExam
-from drimbox.flow.ports import Transactions
+from drimbox.flow.ports import Transaction, Transactions
 
 FORGOTTEN = "IMAGES_FORGOTTEN"
 
@@ -31,15 +33,29 @@ class ForgottenExam:
     freed: int
 
 
+MayGo = Callable[[Transaction, Collection[str]], None]
+
+
 def forget_images(
-    transactions: Transactions, study: str, *, now: datetime, actor: str, reason: str
+    transactions: Transactions,
+    study: str,
+    *,
+    now: datetime,
+    actor: str,
+    reason: str,
+    rule: str | None = None,
+    may_go: MayGo | None = None,
 ) -> ForgottenExam:
     """Delete the images of an exam: its rows in one commit with the trace, then its files, one by one.
 
     What a crash leaves of the files goes with what the worker drops next; so does what is being written just now. What
-    notes reject in it stays known. Raises `UnknownExam`, `StillPublic`, `NothingToForget`, `errors.Unavailable`.
+    notes reject in it stays known. `rule`: of retention, for the trace; `may_go`: asked with the SOP Instance UIDs
+    when everything is locked, raises to keep them. Raises what that raises, `UnknownExam`, `StillPublic`,
+    `NothingToForget`, `errors.Unavailable`.
     """
+    detail: dict[str, Any] = {"rule": rule} if rule else {}
     with transactions.writing() as transaction:
+        uids = [one.sop_instance_uid for one in transaction.storage.records_of(study)] if may_go else []
         # the images first, then the exam: in the order in which instances lock them when they arrive
         forgotten = transaction.storage.forget(study)
         exam = transaction.ledger.exam(study, lock=True)
@@ -51,6 +67,8 @@ def forget_images(
                 raise StillPublic(MANIFEST_STATUS[SubmissionState(lot.state)])
         if not forgotten.instances:
             raise NothingToForget(study)
+        if may_go is not None:
+            may_go(transaction, uids)
         exam.revision += 1
         exam.reconcile_at = now
         trace.note(
@@ -62,6 +80,7 @@ def forget_images(
             reason=reason,
             instances=forgotten.instances,
             bytes=forgotten.bytes,
+            **detail,
         )
         transaction.commit()
     freed = sum(_drop(transactions, segment) for segment in forgotten.segments)

@@ -3,7 +3,7 @@
 At least once: the cursor moves after the repository has confirmed (`adapters/syslog_tls.py`), never before. What dies
 in between is sent again, with the same rows named in it. Nothing waits for this: the trace is the truth, and it is
 complete whether anybody listens or not. One process at a time forwards: it holds a lease in the cursor's row while no
-transaction is open.
+transaction is open. Two that did at once would send the same rows twice, and one of them would move the cursor.
 
 On PostgreSQL ids are given before the commit: a row may become visible after one of a higher id. Hence the ids that
 are skipped are remembered, and looked for again for `LATE`, far longer than any transaction lasts here: a late row is
@@ -30,7 +30,9 @@ from drimbox.flow.records import AuditCursor, Submission, TraceEntry
 NAME = "syslog"
 BATCH = 500  # rows of the trace per delivery
 LONGEST_RUN = timedelta(seconds=10)  # then the others of the worker's clock have their turn
-LEASE = timedelta(minutes=2)  # longer than a delivery may last
+LEASE = timedelta(
+    minutes=1
+)  # what a dead one holds is soon free; a slow one is alone by its duty (`flow/duties.py`)
 LATE = timedelta(minutes=10)
 MOST_GAPS = 500  # remembered at once; the youngest
 HISTORY = timedelta(days=1)  # how far back it begins when it is switched on over an older trace

@@ -27,11 +27,14 @@ from drimbox.flow.records import Submission
 
 @dataclass(frozen=True, slots=True)
 class ManifestMaker:
-    """Makes lots. `new_uid`: fresh DICOM UIDs; `new_number`: fresh positive integers under `publisher.uid_root`."""
+    """Makes lots. `signer`: gives the one to sign a lot with.
+
+    `new_uid`: fresh DICOM UIDs; `new_number`: fresh positive integers under `publisher.uid_root`.
+    """
 
     publisher: Publisher
     options: XdsOptions
-    signer: Signer
+    signer: Callable[[], Signer]
     retrieve_base: str
     time_zone: str
     new_uid: Callable[[], str]
@@ -89,7 +92,7 @@ class ManifestMaker:
             vihf=VihfIdentity.from_json(target.vihf) if target and same_report else None,
             secret_connection="CONNEXION_SECRETE" in wanted.source.flags,
         )
-        return freeze_publication(publication, signer=self.signer, now=now)
+        return freeze_publication(publication, signer=self.signer(), now=now)
 
     def withdraw(self, live: Submission, now: datetime) -> FrozenWithdrawal:
         """The frozen TD3.3c of a published manifest, under the identity that published it. Raises `errors.Refused`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from time import perf_counter
 from typing import Any, Protocol
 
 from drimbox.domain.errors import Damaged
@@ -21,6 +22,7 @@ from drimbox.domain.xds.outcome import (
     Exchange,
     Lookup,
     NotSent,
+    outcome_word,
 )
 from drimbox.domain.xds.publication import FrozenLot
 from drimbox.domain.xds.withdrawal import FrozenWithdrawal
@@ -48,11 +50,21 @@ class _Claim:
     looked_up: str
 
 
+def _nobody(_transaction: str, _outcome: str, _seconds: float) -> None:
+    """Nobody counts."""
+
+
+# The transactions of the DMP, by kind of lot.
+TRANSACTIONS = {"publish": "TD2.1a", "replace": "TD2.1b", "unpublish": "TD3.3c"}
+LOOKUP = "TD3.1b"
+
+
 @dataclass(frozen=True, slots=True)
 class Publishing:
     """The parts that publishing needs. `lease` in seconds.
 
     `may_publish`: False while the whitelist interrupts us; manifests then wait, withdrawals and look-ups go on.
+    `told(transaction, outcome, seconds)`: of each exchange.
     """
 
     transactions: Transactions
@@ -64,6 +76,7 @@ class Publishing:
     lease: float
     log: Callable[..., Any]
     may_publish: Callable[[], bool]
+    told: Callable[[str, str, float], object] = _nobody
 
     def run_due(self) -> int:
         """Work until nothing is due; returns how many exchanges there were."""
@@ -77,10 +90,15 @@ class Publishing:
 
     def _exchange(self, claim: _Claim) -> _Claim | None:
         """Speak with the DMP and settle; what was published just now is ours to identify next."""
-        if claim.submission.state == SubmissionState.SENDING:
-            return self._settle_answer(claim, self._send(claim.submission))
-        identity = VihfIdentity.from_json(claim.submission.vihf)
-        self._settle_lookup(claim, self.dmp.find(claim.looked_up, identity))
+        submission, started = claim.submission, perf_counter()
+        if submission.state == SubmissionState.SENDING:
+            self._say("lot_sending", submission, code=TRANSACTIONS[submission.kind])
+            answer = self._send(submission)
+            self.told(TRANSACTIONS[submission.kind], outcome_word(answer), perf_counter() - started)
+            return self._settle_answer(claim, answer)
+        lookup = self.dmp.find(claim.looked_up, VihfIdentity.from_json(submission.vihf))
+        self.told(LOOKUP, outcome_word(lookup), perf_counter() - started)
+        self._settle_lookup(claim, lookup)
         return None
 
     def expire_leases_of_this_node(self) -> int:
@@ -90,15 +108,19 @@ class Publishing:
     def _expire(self, is_lost: Callable[[Submission, datetime], bool]) -> int:
         now = self.clock()
         with self.transactions.reading() as transaction:
-            if not any(is_lost(submission, now) for submission in transaction.ledger.leased()):
-                return 0
-        with self.transactions.writing() as transaction:
             lost = [submission for submission in transaction.ledger.leased() if is_lost(submission, now)]
-            for submission in lost:
-                owner = submission.lease_owner
-                self.settling.move(transaction, submission, Event.LEASE_EXPIRED, now, due=now, lease=owner)
+        return sum(self._doubt(submission, now) for submission in lost)
+
+    def _doubt(self, lost: Submission, now: datetime) -> bool:
+        """Declare a lease lost, unless it was settled or declared so since that look."""
+        with self.transactions.writing() as transaction:
+            submission = _locked(transaction, lost, now)
+            if submission is None or not _is_ours(submission, lost):
+                return False
+            owner = submission.lease_owner
+            self.settling.move(transaction, submission, Event.LEASE_EXPIRED, now, due=now, lease=owner)
             transaction.commit()
-        return len(lost)
+        return True
 
     def _is_claimable(self) -> bool:
         """A look that takes no lock: idle publishers hold up no door."""
@@ -174,30 +196,41 @@ class Publishing:
         """Commit the answer; the same commit claims the look-up of the entryUUID when that is the next thing."""
         evidence, now = self.settling.evidence(answer), self.clock()
         with self.transactions.writing() as transaction:
-            submission = transaction.ledger.submission(claim.submission.id)
+            submission = _locked(transaction, claim.submission, now)
             if submission is None or not _is_ours(submission, claim.submission):
                 return None  # the lease ran out: somebody else settles it by asking the registry
             self.settling.answered(transaction, submission, answer, now, evidence)
             next_claim = self._lease(transaction, submission, now) if _is_nameless(submission) else None
             transaction.commit()
-        self.log(
-            "dmp_answered", submission=submission.id, state=submission.state, attempts=submission.attempts
-        )
+        code, outcome = TRANSACTIONS[submission.kind], outcome_word(answer)
+        self._say("dmp_answered", submission, code=code, outcome=outcome, state=submission.state)
         return next_claim
 
     def _settle_lookup(self, claim: _Claim, lookup: Lookup) -> None:
         evidence, now = self.settling.evidence(lookup), self.clock()
         with self.transactions.writing() as transaction:
-            submission = transaction.ledger.submission(claim.submission.id)
+            submission = _locked(transaction, claim.submission, now)
             if submission is None or not _is_ours(submission, claim.submission):
                 return
             self.settling.looked_up(transaction, submission, lookup, now, evidence)
             transaction.commit()
-        self.log("dmp_looked_up", submission=submission.id, state=submission.state)
+        self._say("dmp_looked_up", submission, outcome=outcome_word(lookup), state=submission.state)
+
+    def _say(self, action: str, submission: Submission, **fields: str) -> None:
+        study, kos = submission.study_instance_uid, submission.kos_uid
+        self.log(
+            action, study=study, submission=submission.id, kos=kos, attempts=submission.attempts, **fields
+        )
 
 
 def _has_run_out(submission: Submission, now: datetime) -> bool:
     return submission.lease_until is None or submission.lease_until <= now
+
+
+def _locked(transaction: Transaction, submission: Submission, now: datetime) -> Submission | None:
+    """The lot, locked after its exam: in the order of the reconciler, or the two would wait for each other."""
+    transaction.ledger.exam_for_update(submission.study_instance_uid, now)
+    return transaction.ledger.submission(submission.id)
 
 
 def _is_nameless(submission: Submission) -> bool:

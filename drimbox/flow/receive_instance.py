@@ -60,8 +60,13 @@ def refuse_instance(
     sop: str,
     now: datetime,
     actor: str,
+    repeated: int = 0,
 ) -> None:
-    """Trace a refused instance. Raises `errors.Unavailable` when even that cannot be written."""
+    """Trace a refused instance. Raises `errors.Unavailable` when even that cannot be written.
+
+    `repeated`: how many more of the same, untraced, came since the last row.
+    """
+    detail: dict[str, Any] = {"repeated": repeated} if repeated else {}
     with transactions.writing() as transaction:
         trace.note(
             transaction,
@@ -72,6 +77,7 @@ def refuse_instance(
             sop=sop,
             code=str(refusal.outcome),
             reason=refusal.reason,
+            **detail,
         )
         transaction.commit()
 

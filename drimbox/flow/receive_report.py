@@ -6,7 +6,7 @@ message leaves a row in the inbox: what it was, what it broke, what was answered
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -18,7 +18,7 @@ from drimbox.domain.hl7v2 import ReportMessage, VisitConsent, peek_header, read_
 from drimbox.domain.hl7v2_order import ExamOrder
 from drimbox.domain.report_states import StatePolicy
 from drimbox.domain.senders import speaking
-from drimbox.domain.violations import Violation, errors
+from drimbox.domain.violations import errors
 from drimbox.flow import trace
 from drimbox.flow.agreement import (
     check_agreement,
@@ -28,7 +28,9 @@ from drimbox.flow.agreement import (
     disagreements,
     signed_by,
 )
+from drimbox.flow.inbox_row import describe, note_violations
 from drimbox.flow.keep_report import Accepted, Arrival, Context, ReadDocument, keep_report
+from drimbox.flow.no_room import NoRoomRefusals, keep_or_tell
 from drimbox.flow.ports import Documents, Transaction, Transactions
 from drimbox.flow.receive_consent import receive_consent
 from drimbox.flow.receive_order import receive_order
@@ -37,7 +39,10 @@ from drimbox.flow.records import Message, Receipt
 CDA = "CDA"  # the kind of a bare document
 _DOCUMENT_ID_MAX = 200
 _CLASS_MAX = 16  # characters of PV1-2; its codes have one
-_CONTROL_ID_MAX = 200  # characters of MSH-10 that are kept; the answer repeats it whole
+
+
+def _nobody(_row: Message) -> None:
+    """Nobody listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ class Reception:
     """The parts that receiving needs. `new_id` names rows, `new_control_id` gives MSH-10 (at most 20 characters).
 
     `consent_from_adt`: ADT messages are read; `receipts`: ACK_RECEPTION = Y is answered later by a ZAM^Z01.
+    `told(row)`: of each message that was kept, taken or refused, after its commit.
     """
 
     transactions: Transactions
@@ -57,6 +63,8 @@ class Reception:
     facility: str = ""
     consent_from_adt: bool = False
     receipts: bool = False
+    told: Callable[[Message], object] = _nobody
+    no_room: NoRoomRefusals = field(default_factory=NoRoomRefusals)
 
     def message(self, arrival: Arrival) -> bytes | None:
         """Take an HL7v2 message and return its acknowledgement (None: never acknowledge an acknowledgement).
@@ -64,7 +72,7 @@ class Reception:
         AA only after the commit; AE with the exact code for what is wrong, AR when we cannot keep it now.
         """
         try:
-            row = self._row(arrival, self.documents.put(arrival.content))
+            row = self._row(arrival)
             try:
                 return self._take(arrival, row)
             except MessageRefused as refusal:
@@ -80,7 +88,7 @@ class Reception:
 
     def document(self, arrival: Arrival) -> Accepted:
         """Take a bare CDA: new, or the replacement of the one that it names. Raises `ReportRefused`, `Unavailable`."""
-        row = self._row(arrival, self.documents.put(arrival.content))
+        row = self._row(arrival)
         row.kind = CDA
         try:
             document = self._read(arrival.content, row, for_publication=True)
@@ -98,7 +106,9 @@ class Reception:
             )
             raise
 
-    def _row(self, arrival: Arrival, content: str) -> Message:
+    def _row(self, arrival: Arrival) -> Message:
+        """Of bytes that are kept now. Raises `Unavailable`."""
+        content = keep_or_tell(self.transactions, self.documents, self.no_room, arrival)
         return Message(
             self.new_id(),
             arrival.at,
@@ -114,10 +124,10 @@ class Reception:
         try:
             message = read_message(arrival.content, adt=self.consent_from_adt)
         except MessageRefused as refusal:
-            _note_violations(row, refusal.violations)
+            note_violations(row, refusal.violations)
             raise
-        _describe(row, message.header)
-        _note_violations(row, message.warnings)
+        describe(row, message.header)
+        note_violations(row, message.warnings)
         states = self._states_of(arrival, row, message.header)
         row.answer = self._accept(arrival, message.header).decode("utf-8")
         try:
@@ -157,7 +167,7 @@ class Reception:
         published = context.destined_to_dmp and context.operation != "CA"
         document = self._read(message.cda, row, for_publication=published)
         check_agreement(message, document.report)
-        _note_violations(row, disagreements(message, document.report))
+        note_violations(row, disagreements(message, document.report))
         check_lengths(document.report, context)
         check_identity(document.report, context)
         self._keep(arrival, row, document, context, states)
@@ -173,11 +183,12 @@ class Reception:
                 row.studies = receive_consent(transaction, message, arrival, row.id)
             transaction.ledger.add(row)
             transaction.commit()
+        self.told(row)
 
     def _read(self, cda: bytes, row: Message, *, for_publication: bool) -> ReadDocument:
         row.document = self.documents.put(cda)
         reading = read_cda(cda, time_zone=self.time_zone, for_publication=for_publication)
-        _note_violations(row, reading.violations)
+        note_violations(row, reading.violations)
         wrong = errors(reading.violations)
         if reading.report is None or wrong:
             reason = "; ".join(f"{v.message} [{v.where or v.clause}]" for v in wrong)
@@ -203,6 +214,7 @@ class Reception:
             transaction.ledger.add(row)
             self._expect_receipt(transaction, row, accepted, context)
             transaction.commit()
+        self.told(row)
         return accepted
 
     def _hold(self, transaction: Transaction, kept: Mapping[str, bytes]) -> None:
@@ -234,7 +246,7 @@ class Reception:
         """Keep the refusal, then answer it."""
         answer = None if refusal.header.is_acknowledgement else self._answer(arrival, refusal)
         error = "/".join(str(part) for part in (refusal.error, refusal.application_error) if part is not None)
-        _describe(row, refusal.header)
+        describe(row, refusal.header)
         row.sender = row.sender or signed_by(arrival, refusal.header)
         row.verdict, row.code, row.reason = refusal.ack, f"{error} {refusal.code}", refusal.reason
         row.answer = answer.decode("utf-8") if answer is not None and row.kind != CDA else None
@@ -252,6 +264,7 @@ class Reception:
                 reason=refusal.reason,
             )
             transaction.commit()
+        self.told(row)
         return answer
 
     def _local(self, instant: datetime) -> datetime:
@@ -274,25 +287,3 @@ class Reception:
             application=self.application,
             facility=self.facility,
         )
-
-
-def _describe(row: Message, header: MessageHeader) -> None:
-    row.control_id = header.control_id[:_CONTROL_ID_MAX]
-    if header.message_code:
-        row.kind = "^".join(part for part in (header.message_code[:7], header.trigger_event[:7]) if part)
-
-
-def _note_violations(row: Message, violations: Iterable[Violation]) -> None:
-    row.violations = [
-        *row.violations,
-        *(
-            {
-                "rule": v.rule,
-                "severity": v.severity.value,
-                "message": v.message,
-                "where": v.where,
-                "clause": v.clause,
-            }
-            for v in violations
-        ),
-    ]

@@ -53,9 +53,13 @@ class _Seen:
         return (self.revision, self.approved_key, *_mark(self.live), *_mark(self.unfinished))
 
 
+def _silent(_action: str, **_fields: object) -> None:
+    """Nobody listens."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reconciling:
-    """The parts that reconciling needs."""
+    """The parts that reconciling needs. `log`: of what fails; `say`: of what was judged and prepared."""
 
     transactions: Transactions
     documents: Documents
@@ -64,6 +68,7 @@ class Reconciling:
     time_zone: str
     clock: Clock
     log: Callable[..., Any]
+    say: Callable[..., Any] = _silent
 
     def run_due(self) -> int:
         """Reconcile every study that is due; returns how many were looked at.
@@ -90,6 +95,7 @@ class Reconciling:
             seen = self._look(transaction, study)
         wanted = desired(seen.facts, self.policy, now)
         step = next_step(wanted, seen.live)
+        self.say("exam_judged", study=study, outcome=type(wanted).__name__.lower(), rule=_rule_of(wanted))
         if isinstance(step, Step) and step.kind == "replace" and isinstance(wanted, Wanted):
             step = self._guarded(seen, step, wanted)
         if isinstance(step, Undecided):
@@ -160,6 +166,8 @@ class Reconciling:
             )
             _note_reason(transaction, exam, _standing(submission), now)
             transaction.commit()
+        study, kos = submission.study_instance_uid, submission.kos_uid
+        self.say("lot_prepared", study=study, submission=submission.id, kos=kos, outcome=submission.kind)
 
     def _dismiss(self) -> int:
         now = self.clock()
@@ -245,6 +253,10 @@ class Reconciling:
         if exam.state == StudyState.RECEIVING and last is not None and now >= last + quiet_after:
             trace.move_study(transaction, exam, Event.STUDY_QUIET, at=now, actor=ACTOR)
         return exam
+
+
+def _rule_of(wanted: Wanted | Unwanted | Undecided) -> str | None:
+    return None if isinstance(wanted, Wanted) else wanted.rule
 
 
 def _drop_unsent(transaction: Transaction, exam: Exam, now: datetime) -> None:

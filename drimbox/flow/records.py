@@ -263,6 +263,15 @@ class Heartbeat:
     detail: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Duty:
+    """Who does a chore for all nodes (`flow/duties.py`), by the clock of the database."""
+
+    name: str
+    holder: str
+    until: datetime
+
+
 Record = (
     Exam
     | ReceivedReport

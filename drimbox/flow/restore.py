@@ -6,14 +6,17 @@ whatever starts or stops in between finds nothing, or everything that its rows p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from drimbox.flow import trace
+from drimbox.flow.backup_check import Checking
 from drimbox.flow.backup_plan import DATABASES, BackupRefused, Facts, KeptFile, Manifest
 from drimbox.flow.ports import Clock, Transactions
+
+LISTED = 10  # faults named in a refusal
 
 
 class Phase(StrEnum):
@@ -41,24 +44,26 @@ class EmptyDatabase(Protocol):
 
     @property
     def engine(self) -> str: ...
-    def revisions(self) -> Collection[str]: ...
     def facts(self) -> Facts | None: ...
     def fill(self, name: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Restoring:
-    """The parts that a restore needs. `begin(bytes)` and `done(bytes)` tell of what is copied."""
+    """The parts that a restore needs. `begin(bytes)`, `done(bytes)` tell of what is copied; `checking`: of its pool."""
 
     root: Root
     database: EmptyDatabase
+    checking: Checking
     begin: Callable[[int], None]
     done: Callable[[int], None]
 
     def run(self, manifest: Manifest) -> None:
         """Restore, or go on where the same restore was stopped. Raises `BackupRefused`, OSError."""
-        check_fitting(manifest, self.database.engine, self.database.revisions())
+        check_engine(manifest, self.database.engine)
         phase = self.root.phase(manifest.run)
+        if phase in (None, Phase.BEGUN):
+            self._check(manifest)
         if phase is None:
             self.root.check_empty()
             if self.database.facts() is not None:
@@ -71,6 +76,14 @@ class Restoring:
         if phase != Phase.PLACED:
             self.root.place()
             self.root.reach(manifest.run, Phase.PLACED)
+
+    def _check(self, manifest: Manifest) -> None:
+        """All but the bytes, whose hashes are computed as they are staged. What was lost before cannot come back."""
+        found = [one for one in self.checking.faults(manifest, hashed=False) if not one.was_lost]
+        if found:
+            listed = "; ".join(f"{one.name}: {one.reason}" for one in found[:LISTED])
+            more = f"; and {len(found) - LISTED} more" if len(found) > LISTED else ""
+            raise BackupRefused(f"the backup does not pass (drimbox backup-check): {listed}{more}")
 
     def _stage(self, manifest: Manifest) -> None:
         missing = [one for one in manifest.files if not self.root.holds(one)]
@@ -89,15 +102,10 @@ class Restoring:
             raise BackupRefused("the database was filled by somebody else meanwhile: give an empty one")
 
 
-def check_fitting(manifest: Manifest, engine: str, revisions: Collection[str]) -> None:
-    """Raises `BackupRefused` when this program, so configured, cannot take the backup."""
-    facts = manifest.facts
-    if facts.engine != engine:
-        raise BackupRefused(f"the backup is of {facts.engine}, database.url is of {engine}")
-    if facts.revision not in revisions:
-        raise BackupRefused(
-            f"the backup is of a newer program (drimbox {manifest.program}): install that one"
-        )
+def check_engine(manifest: Manifest, engine: str) -> None:
+    """Raises `BackupRefused` when this program is configured for another database."""
+    if manifest.facts.engine != engine:
+        raise BackupRefused(f"the backup is of {manifest.facts.engine}, database.url is of {engine}")
 
 
 def note_restored(transactions: Transactions, manifest: Manifest, *, clock: Clock, actor: str) -> None:

@@ -18,11 +18,13 @@ from drimbox.domain.errors import Unavailable
 from drimbox.flow import retrievals
 from drimbox.flow.ports import Clock, Transactions
 from drimbox.flow.refusal_rate import RefusalRate
+from drimbox.flow.retrieval_lines import RetrievalLines
 from drimbox.flow.retrievals import Finished, Record
 
-PACE = 0.05  # seconds from one commit to the next, so that many records share it
+PACE = 0.2  # seconds from one commit to the next, so that many records share it
 TRY_AGAIN = 1.0  # seconds after a commit failed
 FOLD_EVERY = 60.0  # seconds between two looks for journals of dead processes
+MOST_KNOWN = 10_000  # studies remembered as known
 MOST_WAITING = 50_000  # records without a row; then nothing more is begun
 STOP_SECONDS = 10.0
 
@@ -61,14 +63,28 @@ class Open:
     record: Record
 
 
+def _silent(_action: str, **_fields: object) -> None:
+    """Nobody listens."""
+
+
+def _nobody(_record: Record, _first_byte: float | None) -> None:
+    """Nobody counts."""
+
+
 @dataclass
 class RetrievalLog:
-    """Keeps the records. `start` after the process was forked; safe for threads. `monotonic`: seconds."""
+    """Keeps the records. `start` after the process was forked; safe for threads. `monotonic`: seconds.
+
+    `log`: of what fails; `say`: of what was retrieved, exam by exam; `told(record, first_byte)`: of each request when
+    it ended, with the seconds to its first byte.
+    """
 
     transactions: Transactions
     journal: Journal
     clock: Clock
     log: Callable[..., object]
+    say: Callable[..., object] = _silent
+    told: Callable[[Record, float | None], object] = _nobody
     rate: RefusalRate = field(default_factory=RefusalRate)
     probe_rate: RefusalRate = field(
         default_factory=RefusalRate
@@ -77,6 +93,8 @@ class RetrievalLog:
     _waiting: SimpleQueue[tuple[Entry, Record] | None] = field(default_factory=SimpleQueue)
     _thread: threading.Thread | None = None
     _stopping: threading.Event = field(default_factory=threading.Event)
+    _lines: RetrievalLines = field(default_factory=RetrievalLines)
+    _known: set[str] = field(default_factory=set)  # studies, of the thread
 
     def start(self) -> None:
         """Begin to write rows, those of dead processes first."""
@@ -95,8 +113,12 @@ class RetrievalLog:
         """A retrieval is granted. Raises `Unavailable` when it cannot be recorded: it must not be served."""
         return Open(self._begin(record), record)
 
-    def end(self, retrieval: Open, end: Record) -> None:
-        """It ended; called once. When the journal cannot be written, the row of the trace still is."""
+    def end(self, retrieval: Open, end: Record, first_byte: float | None = None) -> None:
+        """It ended; called once. When the journal cannot be written, the row of the trace still is.
+
+        `first_byte`: seconds from the request to the first byte of its answer, None without one.
+        """
+        self.told(retrieval.record | end, first_byte)
         try:
             self.journal.end(retrieval.entry, end)
         except Unavailable as error:
@@ -105,6 +127,10 @@ class RetrievalLog:
 
     def refuse(self, record: Record, end: Record, *, stranger: bool, at: datetime) -> None:
         """A retrieval is refused; those of strangers beyond the rate are counted."""
+        self.told(record | end, None)
+        self._refuse(record, end, stranger=stranger, at=at)
+
+    def _refuse(self, record: Record, end: Record, *, stranger: bool, at: datetime) -> None:
         address = record["actor"].partition(":")[2]
         rate = self.probe_rate if end["event"] == retrievals.FORBIDDEN else self.rate
         if stranger and not rate.has_own_row(address, end["code"], end["status"], at, self.monotonic()):
@@ -142,6 +168,7 @@ class RetrievalLog:
                 self._keep_trying(self.fold, once=True)
             batch, running = self._collect()
             self._count_strangers(everything=not running)
+            self._lines.say(self.say, self.monotonic(), everything=not running)
             batch += [] if running else filter(None, self._drain())
             if batch:
                 self._write(batch)
@@ -163,12 +190,15 @@ class RetrievalLog:
 
     def _write(self, batch: Sequence[tuple[Entry, Record]]) -> None:
         finished = [Finished(entry.id, record) for entry, record in batch]
+        self._lines.add(record for _, record in batch)
         again = False
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
 
         def write() -> None:
             nonlocal again
             before, again = again, True
-            retrievals.write(self.transactions, finished, again=before)
+            retrievals.write(self.transactions, finished, again=before, known=self._known)
 
         if self._keep_trying(write, once=False):
             self._keep_trying(lambda: self.journal.settle(entry for entry, _ in batch), once=True)
@@ -193,7 +223,7 @@ class RetrievalLog:
         instant = float("inf") if everything else self.monotonic()
         for one in (*self.rate.due(instant), *self.probe_rate.due(instant)):
             told = retrievals.repeated(one.slug, one.address, one.status, one.count, one.last)
-            self.refuse(*told, stranger=False, at=one.last)
+            self._refuse(*told, stranger=False, at=one.last)
 
 
 def _finished(records: Mapping[str, tuple[Record, Record | None]]) -> list[Finished]:

@@ -115,11 +115,15 @@ def died() -> Record:
     return {"event": CUT, "why": DIED}
 
 
-def write(transactions: Transactions, finished: Sequence[Finished], *, again: bool) -> None:
+def write(
+    transactions: Transactions, finished: Sequence[Finished], *, again: bool, known: set[str] | None = None
+) -> None:
     """Write the rows of complete records. `again`: they may be written already, and are then left.
 
-    Raises `Unavailable`; what was written before it is found by the next call with `again`.
+    `known`: studies that were found here before, which they stay; those found now are added. Raises `Unavailable`;
+    what was written before it is found by the next call with `again`.
     """
+    known = set() if known is None else known
     for start in range(0, len(finished), _AT_ONCE):
         some = finished[start : start + _AT_ONCE]
         with transactions.writing() as transaction:
@@ -127,7 +131,8 @@ def write(transactions: Transactions, finished: Sequence[Finished], *, again: bo
                 there = transaction.serving.recorded([_instant(one.record) for one in some])
                 some = [one for one in some if one.id not in there]
             studies = {one.record["study"] for one in some if "study" in one.record}
-            known = transaction.serving.known_studies(studies)
+            if strange := studies - known:
+                known |= transaction.serving.known_studies(strange)
             trace.note_all(transaction, list(_notes(some, known)))
             transaction.commit()
 

@@ -161,6 +161,7 @@ class SendingReceipts:
             receipt = transaction.inbox.receipt(letter.receipt_id)
             if receipt is None or receipt.due_at != letter.until:
                 return  # the time was over: somebody else sends it again
+            studies = transaction.ledger.studies_of(receipt.report_id)
             if reply.code == "AA":
                 receipt.delivered_at, receipt.due_at, receipt.last_error = now, None, None
                 self._trace(transaction, "RECEIPT_SENT", receipt, now)
@@ -169,9 +170,9 @@ class SendingReceipts:
             else:
                 self._try_later(transaction, receipt, now, reply.reason)
             transaction.commit()
-        self.log(
-            "receipt_answered", receipt=receipt.id, answer=reply.code or "none", attempts=receipt.attempts
-        )
+        outcome, attempts = reply.code or "none", receipt.attempts
+        for study in studies:
+            self.log("receipt_answered", study=study, message=receipt.id, outcome=outcome, attempts=attempts)
 
     def _try_later(self, transaction: Transaction, receipt: Receipt, now: datetime, reason: str) -> None:
         if now - receipt.created_at >= 2 * PATIENCE:
@@ -200,7 +201,7 @@ class SendingReceipts:
 
     def _set_aside(self, receipt_id: str, error: Exception) -> None:
         """A defect of ours: said in the log, looked at again later."""
-        self.alarm("receipt_failed", receipt=receipt_id, error=type(error).__name__, exc_info=error)
+        self.alarm("receipt_failed", message=receipt_id, error=type(error).__name__, exc_info=error)
         with self.transactions.writing() as transaction:
             receipt = transaction.inbox.receipt(receipt_id)
             if receipt is not None and receipt.due_at is not None:

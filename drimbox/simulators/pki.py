@@ -29,7 +29,7 @@ from drimbox.simulators.certificates import (
 
 ORGANISATION = "CENTRE D'IMAGERIE SIMULE"
 ANS = "AGENCE DU NUMERIQUE EN SANTE"
-FINESS_OU = "1750803447"
+FINESS_OU, SIRET_OU = "1750803447", "326750000500012"  # type digit, then the identifier (5.3)
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class LeafName:
 
 LEAVES: dict[str, LeafName] = {
     "appliance_auth": LeafName("AUTH_CLI", "drimbox-simulee", FINESS_OU),
+    "appliance_psc": LeafName("AUTH_CLI", "drimbox-simulee", SIRET_OU),
     "appliance_sign": LeafName("SIGN", "DRIMbox", FINESS_OU),
     "appliance_server": LeafName("SERV_SSL", "drimbox.localhost", FINESS_OU),
     "dmp_server": LeafName("SERV_SSL", "dmp.localhost", "2180035024", "DMP SIMULE"),

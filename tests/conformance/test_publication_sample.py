@@ -16,7 +16,8 @@ import pytest
 from cryptography import x509
 from lxml import etree
 
-from drimbox.adapters.signing import RsaSigner, distinguished_name
+from drimbox.adapters.certificate_files import distinguished_name
+from drimbox.adapters.signing import RsaSigner
 from drimbox.domain.identifiers import Identifier, Ins
 from drimbox.domain.mtom import Attachment, package
 from drimbox.domain.report import Code, Organization, Patient, Professional, Report, StudyAct, Timestamp

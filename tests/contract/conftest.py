@@ -6,6 +6,7 @@ import io
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,11 @@ class Box:
     def maker(self, root: Path) -> ManifestMaker:
         leaf = LEAF
         (root / "sign.pem").write_bytes(leaf.certificate_pem)
+        (root / "sign.key").touch(0o600)
         (root / "sign.key").write_bytes(leaf.key_pem())
         publisher = Publisher("CENTRE", "1750803447", "BOX-1", "DRIMBox", "1.2.250.1.999.7")
         return ManifestMaker(
-            publisher, XdsOptions(), load_signer(root / "sign.pem", root / "sign.key", CERTIFICATE_NOW),
+            publisher, XdsOptions(), partial(load_signer, root / "sign.pem", root / "sign.key", CERTIFICATE_NOW),
             "https://db.example.fr/dicom-web-rs", "Europe/Paris", self.new_uid, self.next, "",
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from drimbox.adapters.backup_pool import BackupPool
 from drimbox.adapters.backup_source import BackupSource
 from drimbox.entrypoints.cli import app
 from drimbox.entrypoints.intake import InstanceIntake
+from drimbox.flow import backup_plan
 from drimbox.flow.backup_plan import BackupRefused
 from drimbox.flow.forget_images import forget_images
 from drimbox.flow.records import Submission
@@ -51,6 +53,16 @@ class Site:
 
     def backup(self, *arguments: object, status: int = 0) -> dict[str, Any]:
         return self.run("backup", *arguments, status=status)
+
+    def check(self, *arguments: object, status: int = 0) -> dict[str, Any]:
+        """Without a configuration: also where there is no appliance."""
+        done = CliRunner().invoke(app, ["backup-check", str(self.backups), *map(str, arguments), "--json"])
+        assert done.exit_code == status, done.output + repr(done.exception)
+        return dict(json.loads(done.stdout)) if done.stdout else {"said": done.stderr}
+
+    def keep_as(self, sha: str, data: bytes) -> None:
+        """Other bytes in the place of a file of the pool."""
+        (self.backups / "files" / sha[:2] / sha).write_bytes(data)
 
     def restore(self, *arguments: object, status: int = 0) -> dict[str, Any]:
         return self.run("restore", *arguments, status=status)
@@ -473,3 +485,89 @@ def test_a_restore_writes_nothing_to_the_backup(site: Site) -> None:
     site.burn()
     assert site.restore()["verify"]["whole"]
     assert {path: path.stat().st_mtime_ns for path in (site.backups, *site.backups.rglob("*"))} == before
+
+
+# --- backup-check
+
+
+def test_a_whole_backup_passes_on_a_medium_that_is_only_read(on_each_engine: Site) -> None:
+    site = on_each_engine
+    site.box.store_exam(1)
+    site.publish(exam(1).study_instance_uid)
+    made = site.backup()
+    site.burn()
+    before = {path: path.stat().st_mtime_ns for path in site.backups.rglob("*")}
+    found = site.check()
+    assert (found["whole"], found["faults"], found["run"]) == (True, [], made["run"])
+    assert (found["files"], found["bytes"], found["database"]["instances"]) == (
+        made["files"],
+        made["bytes"],
+        4,
+    )
+    assert 0 <= found["age_seconds"] < 600
+    assert site.check("--quick", "--max-age", 1)["hashed"] is False
+    assert "hours old" in site.check("--max-age", 0, status=1)["faults"][0]["reason"]
+    assert {path: path.stat().st_mtime_ns for path in site.backups.rglob("*")} == before
+
+
+def test_every_fault_of_a_backup_is_told_and_none_of_them_is_restored(site: Site) -> None:
+    for number in (1, 2):
+        site.box.store_exam(number)
+    site.publish(exam(1).study_instance_uid)
+    site.backup()
+    shas = {part: site.sha_of(part) for part in ("images/segments", "documents/", "database")}
+    pool = site.pool()
+    site.keep_as(shas["images/segments"], pool[shas["images/segments"]][:-1])
+    (site.backups / "files" / shas["documents/"][:2] / shas["documents/"]).unlink()
+    spoil(site.backups / "files" / shas["database"][:2] / shas["database"])
+    found = site.check(status=1)
+    told = {fault["name"].split("/")[0]: fault["reason"] for fault in found["faults"]}
+    assert "bytes instead of" in told["images"]
+    assert "not there" in told["documents"]
+    assert "damaged" in told["database.sqlite"]
+    quick = {fault["name"].split("/")[0] for fault in site.check("--quick", status=1)["faults"]}
+    assert {"images", "documents"} <= quick
+    site.burn()
+    said = site.restore(status=1)["said"]
+    assert "drimbox backup-check" in said
+    assert all(sha in said for part, sha in shas.items() if part != "database")
+    for sha in shas.values():
+        site.keep_as(sha, pool[sha])
+    assert site.check()["whole"]
+    assert site.restore()["verify"]["whole"]
+
+
+def test_a_database_that_names_more_than_the_backup_holds(on_each_engine: Site) -> None:
+    """As nobody but a stranger can make one: hashes right, a segment left out of the manifest."""
+    site = on_each_engine
+    site.box.store_exam(1)
+    run = str(site.backup()["run"])
+    path = site.backups / "runs" / f"{run}.jsonl"
+    whole = backup_plan.read_manifest(path.read_bytes())
+    (segment,) = [one for one in whole.files if one.name.startswith("images/")]
+    path.write_bytes(backup_plan.write_manifest(replace(whole, files=tuple(set(whole.files) - {segment}))))
+    (fault,) = site.check(status=1)["faults"]
+    assert (fault["name"], "names images in it" in fault["reason"]) == (segment.name, True)
+    shorter = replace(segment, size=segment.size - 1)
+    path.write_bytes(
+        backup_plan.write_manifest(replace(whole, files=(*(set(whole.files) - {segment}), shorter)))
+    )
+    assert any("up to byte" in fault["reason"] for fault in site.check("--quick", status=1)["faults"])
+    strange = replace(whole, facts=replace(whole.facts, trace=10**6, revision="9999"))
+    path.write_bytes(backup_plan.write_manifest(strange))
+    (newer,) = site.check(status=1)["faults"]
+    assert "newer program" in newer["reason"]
+    path.write_bytes(backup_plan.write_manifest(replace(strange, facts=replace(whole.facts, trace=10**6))))
+    (other,) = site.check(status=1)["faults"]
+    assert "not the database that was backed up" in other["reason"]
+
+
+def test_what_the_appliance_had_lost_does_not_pass(site: Site) -> None:
+    site.box.store_exam(1)
+    (segment,) = {one.segment for one in site.box.records(exam(1).study_instance_uid)}
+    (site.box.segments / segment).unlink()
+    site.backup(status=1)
+    (fault,) = site.check(status=1)["faults"]
+    assert (fault["name"], fault["was_lost"]) == (f"images/segments/{segment}", True)
+    for run in ("20200101T000000000Z", "yesterday"):
+        assert "holds no run" in site.check("--at", run, status=1)["said"]

@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from drimbox.entrypoints.cli import app
-from drimbox.entrypoints.configuration import DOOR_USES, check_configuration
+from drimbox.entrypoints.configuration import check_configuration
+from drimbox.entrypoints.credentials_in_use import DOOR_USES
 from drimbox.entrypoints.supervisor import DOORS
 from drimbox.settings import ConfigurationError, load_settings
 from drimbox.simulators.appliance_files import drimbox_toml
@@ -34,6 +35,7 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pki: Pki) -> Iterator
     directory = tmp_path / "credentials"
     directory.mkdir()
     (directory / NAME).write_bytes(pki.key("appliance_server").read_bytes())
+    (directory / NAME).chmod(0o400)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(directory))
     yield directory
 

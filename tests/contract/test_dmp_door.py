@@ -169,6 +169,7 @@ def credentials() -> dict[str, Credential]:
 def pki(tmp_path: Path, credentials: dict[str, Credential]) -> Path:
     for name, credential in credentials.items():
         (tmp_path / f"{name}.pem").write_bytes(credential.certificate_pem)
+        (tmp_path / f"{name}.key").touch(0o600)
         (tmp_path / f"{name}.key").write_bytes(credential.key_pem())
     return tmp_path
 
@@ -203,7 +204,11 @@ def dmp(pki: Path, hostile: HostileDmp, credentials: dict[str, Credential]) -> D
     sign = credentials["sign"]
     settings = VihfSettings("1.2.3", "DRIMBox", "0.1", "H-1")
     return Dmp(
-        endpoint, RsaSigner(sign.key, sign.certificate), settings, lambda: NOW, lambda: str(uuid.uuid4())
+        endpoint,
+        lambda: RsaSigner(sign.key, sign.certificate),
+        settings,
+        lambda: NOW,
+        lambda: str(uuid.uuid4()),
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import threading
 import time
@@ -10,7 +12,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from drimbox.adapters.database import Database
 from drimbox.adapters.logs import ALLOWED
 from drimbox.adapters.retrieval_journal import RetrievalJournal
 from drimbox.adapters.serving_queries import Standings
-from drimbox.domain.access import Standing, Wish
+from drimbox.domain.access import Standing, Wish, check_token
 from drimbox.domain.errors import AccessRefused, Damaged, PscBusy, PscUnavailable, Unavailable
 from drimbox.domain.lifecycle import SubmissionState
 from drimbox.domain.token_claims import TokenRules
@@ -76,9 +78,16 @@ class Introspected:
         self.asked = 0
         self.trouble: Exception | None = None
         self.cached = True
+        self._answer: Mapping[str, Any] = {}
+
+    def answer(self) -> Mapping[str, Any]:
+        """As Pro Santé Connect: the same object until another answer came."""
+        if self._answer != self.claims:
+            self._answer = dict(self.claims)
+        return self._answer
 
     def known(self, token: str) -> Mapping[str, Any] | None:
-        return self.claims if self.cached and self.trouble is None else None
+        return self.answer() if self.cached and self.trouble is None else None
 
     def ask(self, token: str) -> Future[Mapping[str, Any]]:
         self.asked += 1
@@ -88,7 +97,7 @@ class Introspected:
         if self.trouble is not None:
             answer.set_exception(self.trouble)
         else:
-            answer.set_result(self.claims)
+            answer.set_result(self.answer())
         return answer
 
 
@@ -710,6 +719,34 @@ def test_no_token_is_written_anywhere(scene: Scene, tmp_path: Path) -> None:
     assert b"RETRIEVAL_REFUSED" in written
     assert token.encode() not in written
     assert token not in repr(scene.rows(1))
+
+
+def test_claims_are_judged_once_for_a_peer_until_they_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[datetime] = []
+
+    def counted(claims: Any, rules: TokenRules, now: datetime, **certificate: Any) -> Any:
+        judged.append(now)
+        return check_token(claims, rules, now, **certificate)
+
+    monkeypatch.setattr(authorise, "check_token", counted)
+    for _ in range(3):
+        scene.soon(None)
+    assert len(judged) == 1
+    other = Peer(PEER.address, b"OTHER", "CN=db.example.org")
+    scene.psc.claims["cnf"] = {
+        "x5t#S256": base64.b64encode(hashlib.sha256(b"DER").hexdigest().encode()).decode()
+    }
+    scene.soon(None)
+    with pytest.raises(AccessRefused) as refusal:
+        scene.soon(None, other)
+    assert refusal.value.code == "token-binding"
+    scene.soon(None)
+    scene.box.later(3601)
+    with pytest.raises(AccessRefused) as refusal:
+        scene.soon(None)
+    assert refusal.value.code == "token-inactive"
 
 
 def test_strangers_do_not_fill_the_trace(scene: Scene) -> None:

@@ -326,7 +326,7 @@ def test_nothing_but_the_health_paths_is_filtered(door: Door) -> None:
         text = metrics.read().decode("utf-8")
     assert (refused.status, images.status, metrics.status) == (403, 401, 200)
     assert json.loads(images.body)["type"] == "token-missing"
-    assert float(re.findall(r"^drimbox_health_refused ([0-9.]+)$", text, re.M)[0]) >= 1
+    assert float(re.findall(r"^drimbox_health_refused{[^}]*} ([0-9.]+)$", text, re.M)[0]) >= 1
 
 
 def insist(door: Door, source: str, count: int) -> None:

@@ -89,7 +89,7 @@ class Box:
         self.dmp = Dmp()
         maker = ManifestMaker(
             Publisher("CENTRE", "1999999999", "BOX-1", "DRIMBox", "1.2.250.1.999.7"), XdsOptions(),
-            RsaSigner(LEAF.key, LEAF.certificate), "https://db.example.fr/dicom-web-rs", "Europe/Paris",
+            lambda: RsaSigner(LEAF.key, LEAF.certificate), "https://db.example.fr/dicom-web-rs", "Europe/Paris",
             lambda: f"2.25.{self.next()}", self.next, "",
         )  # fmt: skip
         self.reconciling = Reconciling(

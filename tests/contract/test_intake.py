@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from dicom_store import free_space
 from dicom_store.dicom_json import instance_json
 from dicom_store.header import read_header
 from dicom_store.incoming import MEMORY_BYTES, Incoming
@@ -387,7 +388,7 @@ def test_a_disk_that_is_full_at_any_write(box: Box, monkeypatch: pytest.MonkeyPa
         if outcome is not Outcome.STORED
     ]
     assert len(failed) == int(calls > step)
-    assert {outcome for outcome in outcomes if outcome is not Outcome.STORED} <= {Outcome.OUT_OF_RESOURCES}
+    assert {outcome for outcome in outcomes if outcome is not Outcome.STORED} <= {Outcome.STORAGE_FULL}
     assert len(box.refusals()) == len(failed)
     assert set(box.files()) == {spec.sop for spec in SHORT_LONG_SHORT} - {spec.sop for spec in failed}
     assert outcomes_with(intake, failed) == [Outcome.STORED] * len(failed)
@@ -436,15 +437,18 @@ def test_a_long_instance_that_cannot_be_read_again_spoils_no_later_one(
     assert box.sizes() == [record_size(kept)]
 
 
-def test_less_room_than_must_remain_is_seen_while_it_arrives(tmp_path: Path, box: Box) -> None:
+def test_less_room_than_must_remain_is_seen_while_it_arrives(
+    tmp_path: Path, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(free_space, "MOST_SLACK", 0)
     volume = os.statvfs(tmp_path)
-    box.foundation.archive._segments._minimum_free_bytes = volume.f_bavail * volume.f_frsize - 2 * MIB
+    box.foundation.archive._segments.space.minimum = volume.f_bavail * volume.f_frsize - 2 * MIB
     intake, spec = box.intake(), InstanceSpec(pixels=8 * MIB)
     arrival = intake.begin(spec.command)
     with pytest.raises(StoreRefused) as refused:
         for piece in spec.pieces(MIB):
             arrival.more(piece)
-    assert refused.value.outcome is Outcome.OUT_OF_RESOURCES
+    assert refused.value.outcome is Outcome.STORAGE_FULL
     assert box.sizes() == []
 
 

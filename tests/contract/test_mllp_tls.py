@@ -18,13 +18,15 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import hashes
 
+from drimbox.adapters.held import Held
 from drimbox.domain.senders import SenderProfile
 from drimbox.entrypoints.mllp import Limits, MllpDoor
 from drimbox.entrypoints.mllp_admission import Peer, Places
 from drimbox.entrypoints.mllp_refusals import Refusal, Refusals
-from drimbox.entrypoints.mllp_tls import server_context
+from drimbox.entrypoints.mllp_tls import for_one_connection, server_context
 from drimbox.simulators.pki import Leaf, Pki, make_pki
 from drimbox.simulators.ris import ClientTls, NoAcknowledgementError, send_hl7
+from fixtures.certificates import make_authority
 from fixtures.reports import END, START, frame
 
 PATIENCE = 10.0
@@ -47,7 +49,8 @@ class Room:
         self.answer: Callable[[bytes], bytes] = lambda message: b"ACK:" + message
         self.refusals = Refusals(self.refused.append)
         files = pki.path("appliance_server"), pki.key("appliance_server"), pki.authority
-        tls = partial(server_context, *files)
+        held = Held("mllp.tls_certificate", files, partial(server_context, *files))
+        tls = lambda: for_one_connection(held.follow(pki.now))  # noqa: E731
         self.door = MllpDoor(
             "127.0.0.1", 0, self, senders, places=Places(5), refusals=self.refusals, limits=limits, tls=tls
         )
@@ -403,8 +406,23 @@ def test_renewed_files_are_taken_without_a_restart(pki: Pki, tmp_path: Path) -> 
         with secured(room, client(pki)) as line:
             assert line.getpeercert(binary_form=True) == renewed.der != before
         own.key("appliance_server").unlink()
-        turned_away(room, client(pki))
-    assert room.reasons == ["our TLS files cannot be used: No such file or directory"]
+        with secured(room, client(pki)) as line:
+            assert line.getpeercert(binary_form=True) == renewed.der
+    assert room.reasons == []
+
+
+def test_authorities_that_are_no_longer_believed(pki: Pki, tmp_path: Path) -> None:
+    own = Pki(tmp_path / "pki", pki.now, pki.urls)
+    shutil.copytree(pki.directory, own.directory)
+    with opened(own) as room:
+        with secured(room, client(pki)) as line:
+            line.sendall(frame(b"before"))
+            assert receive(line) == frame(b"ACK:before")
+            own.authority.write_bytes(make_authority("ANOTHER").certificate_pem)
+            turned_away(room, client(pki))
+            line.sendall(frame(b"still"))
+            assert receive(line) == frame(b"ACK:still")
+    assert room.reasons == ["client certificate of an unknown authority"]
 
 
 def test_a_door_without_its_files_does_not_open(pki: Pki, tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ def test_how_often_and_what_kind(box: Running) -> None:
 def test_a_door_that_stands_still_or_dies(box: Running, door: str, name: str) -> None:
     threads = threading.active_count()
     process = box.processes[door]
+    box.until(name, Status.PASS)  # it may have been started a moment ago
     process.send_signal(signal.SIGSTOP)
     begun = time.monotonic()
     outcome = box.look(name)
@@ -176,7 +177,7 @@ def test_a_worker_that_is_stopped_or_killed(box: Running) -> None:
     box.until("worker:heartbeat", Status.PASS)
     box.processes["worker"].kill()
     box.processes["worker"].wait()
-    transactions, node = box.foundation.transactions, node_name()
+    transactions, node = box.foundation.transactions, node_name(box.foundation.settings)
     deadline = time.monotonic() + PATIENCE
     while (seen := probes.worker_heartbeat(transactions, node, utc_now, 1)).status is not Status.FAIL:
         assert time.monotonic() < deadline

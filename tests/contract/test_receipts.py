@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -663,10 +664,11 @@ class Box(Node):
 
     def maker(self, root: Path) -> ManifestMaker:
         (root / "sign.pem").write_bytes(LEAF.certificate_pem)
+        (root / "sign.key").touch(0o600)
         (root / "sign.key").write_bytes(LEAF.key_pem())
         publisher = Publisher("CENTRE", "1750803447", "BOX-1", "DRIMBox", "1.2.250.1.999.7")
         return ManifestMaker(
-            publisher, XdsOptions(), load_signer(root / "sign.pem", root / "sign.key", CERTIFICATE_NOW),
+            publisher, XdsOptions(), partial(load_signer, root / "sign.pem", root / "sign.key", CERTIFICATE_NOW),
             "https://db.example.fr/dicom-web-rs", "Europe/Paris", lambda: f"2.25.{next(_numbers)}",
             lambda: next(_numbers), "",
         )  # fmt: skip

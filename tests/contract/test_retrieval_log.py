@@ -114,9 +114,9 @@ def test_many_records_share_a_commit(small: Place, monkeypatch: pytest.MonkeyPat
     commits: list[int] = []
     write = retrievals.write
 
-    def counted(transactions: Any, finished: Any, *, again: bool) -> None:
+    def counted(transactions: Any, finished: Any, **options: Any) -> None:
         commits.append(len(finished))
-        write(transactions, finished, again=again)
+        write(transactions, finished, **options)
 
     monkeypatch.setattr(retrievals, "write", counted)
     log = small.log()

@@ -20,7 +20,7 @@ import pytest
 
 from drimbox.entrypoints import waiting
 from drimbox.entrypoints.notify import VARIABLES
-from drimbox.entrypoints.supervisor import Supervisor
+from drimbox.entrypoints.supervisor import LIFELINE, Supervisor
 from drimbox.settings import Settings, load_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.pki import make_pki
@@ -156,17 +156,19 @@ def test_a_knock_asks_more_than_a_listening_socket(monkeypatch: pytest.MonkeyPat
 
 def test_a_supervised_door_leaves_the_word_to_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The socket is for the main process of a unit: `drimbox serve` passes it to no child."""
-    given: list[dict[str, str]] = []
-
-    class Started:
-        def __init__(self, _command: list[str], *, env: dict[str, str], pass_fds: list[int]) -> None:
-            assert pass_fds
-            given.append(env)
-
     for name in VARIABLES:
         monkeypatch.setenv(name, "1")
-    monkeypatch.setattr(subprocess, "Popen", Started)
-    supervisor = Supervisor(tmp_path / "drimbox.toml", ["dicom"])
-    supervisor._start(supervisor._children[0], 0.0)
-    assert len(given) == 1
-    assert not set(VARIABLES) & set(given[0])
+    said, config = tmp_path / "said", tmp_path / "drimbox.toml"
+
+    def enter(door: str, path: Path) -> int:
+        said.write_text(json.dumps([door, str(path), {**os.environ}]))
+        return 7
+
+    supervisor = Supervisor(config, enter, ["dicom"])
+    child = supervisor._children[0]
+    supervisor._start(child, 0.0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) == 7
+    door, path, environment = json.loads(said.read_text())
+    assert (door, path) == ("dicom", str(config))
+    assert LIFELINE in environment
+    assert not set(VARIABLES) & set(environment)

@@ -10,7 +10,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from drimbox.adapters.signing import CredentialKind, UnusableCredential, check_credential, load_signer
+from drimbox.adapters.credential_check import credential_faults, judge_credential
+from drimbox.adapters.key_files import UnusableCredential
+from drimbox.adapters.signing import load_signer
+from drimbox.domain.certificate_roles import Role
 from fixtures.certificates import NOW, SIGN, Credential, make_authority, make_leaf
 
 
@@ -23,6 +26,7 @@ def stored(tmp_path: Path, credential: Credential, key_pem: bytes | None = None)
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     certificate.write_bytes(credential.certificate_pem + make_authority().certificate_pem)
     key.write_bytes(key_pem or credential.key_pem())
+    key.chmod(0o600)
     return certificate, key
 
 
@@ -51,7 +55,7 @@ def test_another_key(tmp_path: Path, leaf: Credential) -> None:
 
 def test_an_encrypted_key(tmp_path: Path, leaf: Credential) -> None:
     (fault,) = refused(tmp_path, leaf, leaf.key_pem(b"secret"))
-    assert fault.endswith("the key is encrypted")
+    assert fault.endswith("the key is encrypted, and keys.passphrase is not set")
     assert "secret" not in fault
 
 
@@ -77,7 +81,9 @@ def test_a_certificate_that_may_not_sign(
     tmp_path: Path, leaf: Credential, usages: tuple[str, ...], lacking: str
 ) -> None:
     wrong = make_leaf(make_authority(), key=leaf.key, usages=usages)
-    assert refused(tmp_path, wrong) == [f"keyUsage lacks {lacking} (signature certificate)"]
+    (fault,) = refused(tmp_path, wrong)
+    assert f"keyUsage lacks {lacking}" in fault
+    assert "an ORG SIGN" in fault
 
 
 def test_every_fault_is_said_at_once(tmp_path: Path, leaf: Credential) -> None:
@@ -104,11 +110,10 @@ def test_files_that_are_absent_or_no_pem(tmp_path: Path, leaf: Credential) -> No
     garbage = tmp_path / "garbage"
     garbage.write_bytes(b"garbage")
     absent = tmp_path / "absent"
-    found = list(check_credential(absent, garbage, CredentialKind.SIGNATURE, NOW))
+    garbage.chmod(0o600)
+    found = credential_faults(absent, garbage, Role.DMP_SIGNATURE, NOW)
     assert found == [f"{absent}: No such file or directory", f"{garbage}: no PEM private key"]
-    assert list(check_credential(garbage, key, CredentialKind.SIGNATURE, NOW)) == [
-        f"{garbage}: no PEM certificate"
-    ]
+    assert credential_faults(garbage, key, Role.DMP_SIGNATURE, NOW) == [f"{garbage}: no PEM certificate"]
 
 
 def test_kinds(tmp_path: Path, leaf: Credential) -> None:
@@ -119,16 +124,21 @@ def test_kinds(tmp_path: Path, leaf: Credential) -> None:
         extended=(ExtendedKeyUsageOID.CLIENT_AUTH,),
     )
     files = stored(tmp_path, client)
-    assert list(check_credential(*files, CredentialKind.CLIENT, NOW)) == []
-    assert list(check_credential(*files, CredentialKind.SERVER, NOW)) == ["extKeyUsage lacks serverAuth"]
+    assert credential_faults(*files, Role.AUDIT_CLIENT, NOW) == []
+    assert credential_faults(*files, Role.MLLP_SERVER, NOW) == [
+        "this is an ORG AUTH_CLI certificate, a server one is needed (extKeyUsage lacks serverAuth)"
+    ]
     assert SIGN[1] == "content_commitment"
-    assert len(list(check_credential(*files, CredentialKind.SIGNATURE, NOW))) == 1
+    assert credential_faults(*files, Role.DMP_SIGNATURE, NOW) == [
+        "this is an ORG AUTH_CLI certificate, an ORG SIGN one is needed (keyUsage lacks nonRepudiation)"
+    ]
+    assert judge_credential(*files, Role.AUDIT_CLIENT, NOW).warnings == ()
 
 
 def test_a_bundle_of_authorities(tmp_path: Path, leaf: Credential) -> None:
     bundle = tmp_path / "authority.pem"
     bundle.write_bytes(make_authority().certificate_pem + make_authority("TEST AC RACINE").certificate_pem)
-    assert list(check_credential(bundle, None, CredentialKind.AUTHORITY, NOW)) == []
+    assert credential_faults(bundle, None, Role.AUTHORITY, NOW) == []
     bundle.write_bytes(make_authority().certificate_pem + leaf.certificate_pem)
-    faults = list(check_credential(bundle, None, CredentialKind.AUTHORITY, NOW))
-    assert faults[-1] == "a certificate of the bundle is no authority"
+    (fault,) = credential_faults(bundle, None, Role.AUTHORITY, NOW)
+    assert fault.startswith("DRIMBox: this is an ORG SIGN certificate, an authority's one is needed")

@@ -18,6 +18,7 @@ from drimbox.simulators.trust import certificate_faults, structure_of
 NOW = datetime.now(UTC).replace(microsecond=0)
 NAMES = (
     "appliance_auth",
+    "appliance_psc",
     "appliance_sign",
     "appliance_server",
     "dmp_server",

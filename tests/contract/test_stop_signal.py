@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +34,7 @@ while not stop.wait(float(sys.argv[1])):
 
 @pytest.fixture
 def stop() -> Iterator[StopSignal]:
-    before = {number: signal.getsignal(number) for number in NUMBERS}
+    before = {number: signal.getsignal(number) for number in (*NUMBERS, signal.SIGHUP)}
     made = StopSignal()
     made.catch()
     yield made
@@ -56,6 +58,37 @@ def test_a_thread_tells_it_as_often_as_it_likes(stop: StopSignal) -> None:
 
     threading.Thread(target=tell).start()
     assert stop.wait(5)
+
+
+def test_a_hangup_is_passed_on_and_ends_nothing(stop: StopSignal) -> None:
+    heard = []
+    stop._on_hangup = lambda: heard.append(1)
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert not stop.wait(0.2)
+    assert heard == [1]
+    os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.wait(5)
+    assert heard == [1], "who ends renews nothing"
+
+
+def test_a_hangup_kills_no_door_that_is_only_starting() -> None:
+    command = [sys.executable, "-m", "drimbox", "worker", "--config", "/nonexistent"]
+    door = subprocess.Popen(command, stderr=subprocess.PIPE)
+    while not ignores_hangups(door.pid):  # its first act, before it loads anything
+        assert door.poll() is None
+    while door.poll() is None:
+        door.send_signal(signal.SIGHUP)
+        time.sleep(0.01)
+    assert door.stderr is not None
+    with door.stderr:
+        assert b"No such file" in door.stderr.read()
+    assert door.returncode == 1
+
+
+def ignores_hangups(pid: int) -> bool:
+    (mask,) = re.findall(r"^SigIgn:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text("ascii"), re.M)
+    return bool(int(mask, 16) & 1 << signal.SIGHUP - 1)
 
 
 def test_another_signal_says_nothing(stop: StopSignal) -> None:

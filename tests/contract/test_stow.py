@@ -408,7 +408,7 @@ def test_a_full_disk_is_said_before_and_after_a_byte_is_written(
     house = make_house(storage={"minimum_free_bytes": 1 << 60})
     large = [FILES[0], FILES[0] + bytes(3_000_000)]
     answer = post(house, listener, body_of(large))
-    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (507, "5")
     assert [code for _, code in failed(answer)] == [0xA700, 0xA700]
     assert house.kept() == {}
 

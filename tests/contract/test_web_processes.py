@@ -33,7 +33,9 @@ from dicom_store.door import Answer, Door
 from dicom_store.places import Places
 from dicom_store.resources import IMAGES
 from dicom_store.transmit import Gone, Transfer, transmit
+from drimbox.bootstrap import lay_foundation
 from drimbox.entrypoints import http_protocol, web
+from drimbox.entrypoints.listener_tls import hold_public
 from drimbox.entrypoints.proxied import Proxied
 from drimbox.settings import Settings, parse_settings
 from drimbox.simulators.appliance_files import drimbox_toml
@@ -108,7 +110,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def port(echo: Echo, settings: Settings) -> Iterator[int]:
-    with running(web.internal_config(echo, settings.web)) as found:
+    with running(web.listener_config(echo, None)) as found:
         yield found
 
 
@@ -252,7 +254,7 @@ def test_silent_connections_stop_nobody(port: int) -> None:
 
 def test_too_many_connections(echo: Echo, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "CONNECTIONS", 4)
-    with running(web.internal_config(echo, settings.web)) as port, ExitStack() as stack:
+    with running(web.listener_config(echo, None)) as port, ExitStack() as stack:
         for _ in range(4):
             stack.enter_context(connected(port))
         with connected(port) as connection:
@@ -347,7 +349,7 @@ class Pieces:
 def test_a_reader_that_leaves_gives_its_place_back(settings: Settings) -> None:
     places = Places(1)
     pieces = Pieces(places)
-    with running(web.internal_config(pieces.door, settings.web)) as port:
+    with running(web.listener_config(pieces.door, None)) as port:
         for _ in range(3):
             with connected(port) as connection:
                 connection.sendall(GET % b"b/studies/1.2.3")
@@ -390,7 +392,8 @@ def test_a_lost_connection_is_noticed_though_it_takes_everything() -> None:
 
 @contextmanager
 def public(echo: Echo, settings: Settings) -> Iterator[int]:
-    with running(web.public_config(echo, settings.web)) as port:
+    shown = hold_public(lay_foundation(settings))
+    with running(web.listener_config(echo, shown)) as port:
         yield port
 
 

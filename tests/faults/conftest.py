@@ -327,7 +327,7 @@ class Inside:
 
     def load_worker(self, dmp: Any = None) -> None:
         """What a worker does at its start; also after it was killed."""
-        made = make_publishing(self.foundation)
+        made = make_publishing(replace(self.foundation, held=[]))  # one that has read no key yet
         door = dmp or replace(made.dmp, clock=self.clock)
         settling = replace(made.settling, chance=lambda: 0.0)
         self.publishing = replace(

@@ -111,7 +111,7 @@ class World:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):
-                    arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                    arguments = (entry / "cmdline").read_bytes().replace(b"\0", b" ").split()
                     ours = str(self.directory / "drimbox.toml").encode() in arguments
                     if ours and door.encode() in arguments:
                         found.append(int(entry.name))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
+import requests
 
 from fixtures.images import SeriesSpec, StudySpec
 from fixtures.notes import make_rejection_note
@@ -312,3 +315,69 @@ def test_a_security_refusal_stops_the_queue_and_it_resumes(appliance: Any) -> No
     assert "DMPInvalidCertificate" in (appliance.stage.ask("status") or {"stopped": ""})["stopped"]
     exam.published()
     assert appliance.stage.ask("status")["stopped"] is None
+
+
+def told_of(exam: Exam) -> list[dict[str, Any]]:
+    """What the processes logged of an exam, in the order of their words."""
+    log = (exam.appliance.stage.directory / "serve.log").read_text("utf-8").splitlines()
+    lines = [json.loads(line) for line in log if line.startswith("{")]
+    return [line for line in lines if line.get("study") == exam.study]
+
+
+def test_one_id_follows_an_exam_through_every_process(appliance: Any) -> None:
+    exam = Exam(appliance, 90)
+    live = exam.publish()["manifest"]["sop_instance_uid"]
+    assert exam.fetch(live) == (200, "")
+    assert exam.fetch("2.25.404") == (404, "kos-unknown")
+    story = [
+        ("dicom", "instances_received", "stored"),
+        ("mllp", "report_kept", "AA"),
+        ("worker", "exam_judged", "wanted"),
+        ("worker", "lot_prepared", "publish"),
+        ("worker", "lot_sending", None),
+        ("worker", "dmp_answered", "registered"),
+        ("worker", "dmp_looked_up", "found"),
+        ("web", "retrieval_served", None),
+        ("web", "retrieval_refused", None),
+    ]
+    deadline = time.monotonic() + 10
+    seen: list[tuple[Any, ...]] = []
+    while not set(story) <= set(seen) and time.monotonic() < deadline:
+        seen = [(one["process"], one["action"], one.get("outcome")) for one in told_of(exam)]
+        time.sleep(0.1)
+    assert [one for one in story if one not in seen] == []
+    assert [seen.index(one) for one in story[1:7]] == sorted(seen.index(one) for one in story[1:7])
+
+
+def test_metrics_and_status_say_what_was_done(appliance: Any) -> None:
+    exam = Exam(appliance, 91, images=2)
+    live = exam.publish()["manifest"]["sop_instance_uid"]
+    assert exam.fetch(live) == (200, "")
+    wanted = [
+        *(f'drimbox_up{{process="{door}"}} 1' for door in ("dicom", "mllp", "worker", "web-0")),
+        'drimbox_ingest_instances_total{door="dicom",outcome="stored",process="dicom"} [1-9]',
+        'drimbox_ingest_answer_seconds_count{door="dicom",process="dicom"} [1-9]',
+        'drimbox_reports_messages_total{door="mllp",process="mllp",verdict="AA"} [1-9]',
+        'drimbox_publish_attempts_total{outcome="registered",process="worker",transaction="TD2.1a"} [1-9]',
+        'drimbox_serve_requests_total{door="partner",outcome="served",process="web-.",slug=""} [1-9]',
+        'drimbox_serve_first_byte_seconds_count{door="partner",process="web-.*"} [1-9]',
+    ]
+    deadline, missing = time.monotonic() + 12, wanted
+    while missing and time.monotonic() < deadline:  # each process writes its numbers every 5 seconds
+        text = requests.get(f"{appliance.world['appliance']['internal']}/metrics", timeout=10).text
+        plain = re.sub(r'node="[^"]*",?', "", text).replace(",}", "}")
+        missing = [
+            one
+            for one in wanted
+            if not re.search("^" + one.replace("{", r"\{").replace("}", r"\}"), plain, re.M)
+        ]
+        time.sleep(0.2)
+    assert missing == []
+    said = appliance.stage.ask("status")
+    assert {"exams", "submissions", "exams_due", "submissions_due", "stopped", "whitelist"} <= set(said)
+    assert (said["whitelist"], [name for name, one in said["doors"].items() if not one["up"]]) == (
+        "CURRENT",
+        [],
+    )
+    assert said["last_hour"]["instances_stored"] >= 2
+    assert said["last_hour"]["manifests_registered"] >= 1

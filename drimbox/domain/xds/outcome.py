@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from drimbox.domain.xds.metadata import DocumentEntry
@@ -81,3 +82,17 @@ class NotFound:
 
 Answer = Registered | Refused | NotSent | NoAnswer
 Lookup = Found | NotFound | Refused | NotSent | NoAnswer
+
+_WORDS: Mapping[type[object], str] = {
+    Registered: "registered",
+    Refused: "refused",
+    NotSent: "not-sent",
+    NoAnswer: "no-answer",
+    Found: "found",
+    NotFound: "not-found",
+}
+
+
+def outcome_word(outcome: Answer | Lookup) -> str:
+    """How logs and metrics name it."""
+    return _WORDS[type(outcome)]

@@ -15,10 +15,10 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_store.compaction import Compaction, Copied, Settled, Usage
+from dicom_store.free_space import StorageFull
 from dicom_store.index import InstanceRow, SeriesRow, StudyRow
 from dicom_store.segment_care import SegmentBusy, SegmentCare
 from dicom_store.segment_record import SegmentDamaged
-from dicom_store.segment_writer import StorageFull
 from dicom_store.verification import Pace, Verifier
 from fixtures.images import study_datasets
 from fixtures.kept_images import KeptImages, exam

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from dicom_store import journal
+from dicom_store.free_space import StorageFull
 from dicom_store.paths import InvalidUID, study_directory
 from dicom_store.segment_record import SegmentDamaged
-from dicom_store.segment_writer import StorageFull, Stored
+from dicom_store.segment_writer import Stored
 from dicom_store.segments import Recovered, Segments
 from dicom_store.status import Outcome
 
@@ -181,7 +182,7 @@ def test_enospc_leaves_nothing_and_the_writer_goes_on(
     monkeypatch.setattr(os, "pwritev", fill)
     with pytest.raises(StorageFull) as refused:
         writer.append([b"second"])
-    assert refused.value.outcome is Outcome.OUT_OF_RESOURCES
+    assert refused.value.outcome is Outcome.STORAGE_FULL
     assert file_of(segments, first).stat().st_size == end_of(first)
     monkeypatch.setattr(os, "pwritev", real)
     third = writer.append([b"third"])

@@ -24,8 +24,11 @@ def test_both_wires_say_the_same(outcome: Outcome) -> None:
 
 
 def test_distinct_refusals_are_distinct_on_the_wire() -> None:
-    codes = [ANSWERS[outcome].dimse for outcome in Outcome if outcome not in KEPT]
-    assert len(codes) == len(set(codes))
+    answers = [ANSWERS[outcome] for outcome in Outcome if outcome not in KEPT]
+    on_the_wire = [(answer.dimse, answer.http) for answer in answers]
+    assert len(on_the_wire) == len(set(on_the_wire))
+    full, busy = ANSWERS[Outcome.STORAGE_FULL], ANSWERS[Outcome.OUT_OF_RESOURCES]
+    assert full.dimse == busy.dimse == 0xA700  # DIMSE has one code for both: the comment tells
 
 
 def test_refusals_say_what_they_are() -> None:

@@ -35,6 +35,8 @@ def answered(*results: InstanceResult) -> tuple[int, Any]:
         ([O.STORED, O.DUPLICATE], 200),
         ([O.STORED, O.NOT_UNDERSTOOD], 202),
         ([O.DUPLICATE, O.OUT_OF_RESOURCES], 202),
+        ([O.DUPLICATE, O.STORAGE_FULL], 202),
+        ([O.NOT_UNDERSTOOD, O.STORAGE_FULL], 507),
         ([O.NOT_UNDERSTOOD, O.UID_MISSING], 400),
         ([O.DIFFERENT_BYTES, O.UID_MISMATCH], 409),
         ([O.DIFFERENT_BYTES, O.NOT_UNDERSTOOD], 409),
