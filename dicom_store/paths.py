@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 _UID = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")
@@ -14,6 +15,7 @@ class InvalidUID(ValueError):
     """The text is not a UID: wrong characters, a leading zero in a component, or over 64 characters."""
 
 
+@lru_cache(maxsize=1024)  # a study has one UID and is named in every request
 def check_uid(value: str) -> str:
     """Return `value` if it is a UID of PS3.5 9.1 (no padding); raise `InvalidUID` otherwise."""
     if len(value) > UID_MAX_LENGTH or not _UID.fullmatch(value):

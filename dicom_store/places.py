@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import mmap
-import struct
 
 from dicom_store.asgi import busy
 
-_COUNT = struct.Struct("=q")
+_COUNT = 8  # bytes of a count
 
 
 class Places:
@@ -19,31 +18,25 @@ class Places:
     def __init__(self, limit: int, processes: int = 1) -> None:
         self.limit = limit
         self._processes = processes
-        self._counts = mmap.mmap(-1, _COUNT.size * processes)
+        self._counts = memoryview(mmap.mmap(-1, _COUNT * processes)).cast("q")
         self._slot = 0
 
     def take_slot(self, number: int) -> None:
         """This process is number `number`; it holds nothing yet."""
         self._slot = number
-        self._write(0)
+        self._counts[number] = 0
 
     @property
     def taken(self) -> int:
         """Places taken in all processes."""
-        return sum(self._read(slot) for slot in range(self._processes))
+        return sum(self._counts)
 
     def take(self) -> None:
         """Take a place, to be given back. Raises `HttpRefusal` 503 when none is free."""
         if self.taken >= self.limit:
             raise busy()
-        self._write(self._read(self._slot) + 1)
+        self._counts[self._slot] += 1
 
     def give_back(self) -> None:
         """The place is free again."""
-        self._write(self._read(self._slot) - 1)
-
-    def _read(self, slot: int) -> int:
-        return int(_COUNT.unpack_from(self._counts, slot * _COUNT.size)[0])
-
-    def _write(self, count: int) -> None:
-        _COUNT.pack_into(self._counts, self._slot * _COUNT.size, count)
+        self._counts[self._slot] -= 1

@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from drimbox.domain.errors import Unavailable
 
 FILE_BYTES = 1024 * 1024
 _RESERVED = 1024  # bytes for the end of a record, and its number when it is settled
 Record = dict[str, Any]
-_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +222,10 @@ def _seize(path: Path) -> AbandonedJournal | None:
 
 
 def _line(content: list[Any]) -> bytes:
-    return _encode(content).encode("ascii") + b"\n"
+    try:
+        return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # half a character of UTF-16, which JSON can say and UTF-8 cannot
+        return json.dumps(content).encode("ascii") + b"\n"
 
 
 class _told:  # noqa: N801 a context manager without the cost of a generator

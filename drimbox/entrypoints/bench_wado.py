@@ -109,8 +109,9 @@ def bench_wado(
 def compare(ours: Place, peer: Place, course: Course) -> dict[str, Any]:
     """Every round, the medians of each server, and the ratios in which more than 1 says that ours is better."""
     check_answers((ours, peer), course)
-    bare = course.directory / "bare"
-    write_bare(bare, course.shared)
+    bare = {level: course.directory / f"bare-{level}" for level in ("study", "series")}
+    write_bare(bare["study"], course.shared.files)
+    write_bare(bare["series"], course.shared.first_series)
     rounds = [play_round((ours, peer), course, bare) for _ in range(course.plan.rounds)]
     medians = {name: _medians([one[name] for one in rounds]) for name in rounds[0]}
     return {
@@ -126,9 +127,9 @@ def ratios(rounds: Sequence[Mapping[str, Figures]], ours: str, peer: str) -> Fig
     against = {
         "study_ratio_to_orthanc": ("study_mb_per_second", peer, "study_mb_per_second"),
         "series_ratio_to_orthanc": ("series_mb_per_second", peer, "series_mb_per_second"),
-        "study_ratio_to_loopback": ("study_mb_per_second", LOOPBACK, "curl_mb_per_second"),
-        "series_ratio_to_loopback": ("series_mb_per_second", LOOPBACK, "curl_mb_per_second"),
-        "study_ratio_to_socket": ("study_mb_per_second", LOOPBACK, "socket_mb_per_second"),
+        "study_ratio_to_loopback": ("study_mb_per_second", LOOPBACK, "study_curl_mb_per_second"),
+        "series_ratio_to_loopback": ("series_mb_per_second", LOOPBACK, "series_curl_mb_per_second"),
+        "study_ratio_to_socket": ("study_mb_per_second", LOOPBACK, "study_socket_mb_per_second"),
         "single_ratio": ("single_per_second", peer, "single_per_second"),
     }
     less_is_better = {"ttfb_ratio": "study_ttfb_ms", "qido_ratio": "qido_ms", "metadata_ratio": "metadata_ms"}
@@ -139,13 +140,15 @@ def ratios(rounds: Sequence[Mapping[str, Figures]], ours: str, peer: str) -> Fig
     return {name: round(statistics.median(values), 2) for name, values in each.items()}
 
 
-def play_round(places: Sequence[Place], course: Course, bare: Path) -> dict[str, Figures]:
-    """One round: each measure of each server in turn, after the bare stream."""
-    by_curl, by_socket = stream_bare(bare, STUDIES)
-    figures: dict[str, Figures] = {
-        LOOPBACK: {"curl_mb_per_second": by_curl, "socket_mb_per_second": by_socket},
-        **{place.name: {} for place in places},
-    }
+def play_round(places: Sequence[Place], course: Course, bare: Mapping[str, Path]) -> dict[str, Figures]:
+    """One round: each measure of each server in turn, after the bare stream of as many bytes."""
+    figures: dict[str, Figures] = {LOOPBACK: {}, **{place.name: {} for place in places}}
+    for level, file in bare.items():
+        by_curl, by_socket = stream_bare(file, STUDIES)
+        figures[LOOPBACK] |= {
+            f"{level}_curl_mb_per_second": by_curl,
+            f"{level}_socket_mb_per_second": by_socket,
+        }
     for measure in MEASURES:
         for place in places:
             figures[place.name] |= measure(place, course)
@@ -276,10 +279,10 @@ def search_url(place: Place, exam: Exam) -> str:
     return f"{place.search}/studies/{exam.study}/instances"
 
 
-def write_bare(file: Path, exam: Exam) -> None:
-    """The bytes of the exam in one file, for the bare stream."""
+def write_bare(file: Path, images: Sequence[Path]) -> None:
+    """The bytes of images in one file, for the bare stream."""
     with file.open("wb") as target:
-        for one in exam.files:
+        for one in images:
             target.write(one.read_bytes())
 
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from dicom_store.asgi import App, Receive, Scope, Send, send_problem
 from dicom_store.status import HttpRefusal
-from healthcheck.client_address import Network, client_address, is_one_of, parse_address
+from healthcheck.client_address import client_address, is_one_of, parse_address
 
 LONGEST_REMEMBERED = 512  # characters of an X-Forwarded-For
 _PEM = re.compile(
@@ -32,16 +32,20 @@ class Proxied:
         self._app = app
         self._proxies = tuple(ip_network(one, strict=False) for one in proxies)
         self._header = header.lower().encode("ascii")
+        self._is_proxy = lru_cache(maxsize=256)(lambda peer: is_one_of(parse_address(peer), self._proxies))
+        self._client = lru_cache(maxsize=1024)(
+            lambda peer, forwarded: client_address(peer, forwarded, self._proxies)
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request of a proxy on, with what it says of its client."""
         peer = (scope.get("client") or ("",))[0]
         try:
-            if not _is_proxy(peer, self._proxies):
+            if not self._is_proxy(peer):
                 raise HttpRefusal(403, "not-a-proxy", "Forbidden", "Only declared proxies are answered here.")
             scope["state"] = {
                 **(scope.get("state") or {}),
-                "client": client_of(peer, _joined(scope, b"x-forwarded-for"), self._proxies),
+                "client": self.client_of(peer, _joined(scope, b"x-forwarded-for")),
                 "peer_certificate": _certificate(_joined(scope, self._header)),
             }
         except HttpRefusal as refusal:
@@ -49,26 +53,16 @@ class Proxied:
             return
         await self._app(scope, receive, send)
 
+    def client_of(self, peer: str, forwarded: str | None) -> str:
+        """As `client_address`; what is of a usual length is remembered."""
+        if forwarded is not None and len(forwarded) > LONGEST_REMEMBERED:
+            return client_address(peer, forwarded, self._proxies)
+        return self._client(peer, forwarded)
+
 
 def _joined(scope: Scope, name: bytes) -> str | None:
     lines = [value.decode("latin-1") for key, value in scope["headers"] if key == name]
     return ",".join(lines) if lines else None
-
-
-def client_of(peer: str, forwarded: str | None, proxies: tuple[Network, ...]) -> str:
-    """As `client_address`; what is of a usual length is remembered."""
-    is_long = forwarded is not None and len(forwarded) > LONGEST_REMEMBERED
-    return (client_address if is_long else _client)(peer, forwarded, proxies)
-
-
-@lru_cache(maxsize=1024)
-def _client(peer: str, forwarded: str | None, proxies: tuple[Network, ...]) -> str:
-    return client_address(peer, forwarded, proxies)
-
-
-@lru_cache(maxsize=256)
-def _is_proxy(peer: str, proxies: tuple[Network, ...]) -> bool:
-    return is_one_of(parse_address(peer), proxies)
 
 
 @lru_cache(maxsize=256)

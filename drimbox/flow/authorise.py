@@ -29,7 +29,7 @@ from drimbox.flow.shared_facts import SharedFacts
 __all__ = ["Gate", "Grant", "Peer"]
 
 Claims = Mapping[str, Any]
-RECOGNISED = 1000  # tokens whose claims were judged, and are not judged again
+RECOGNISED = 1000  # claims that were judged, and are not judged again
 STRANGERS_ASKED = (
     32  # tokens asked about at once beyond which callers without a certificate wait: partners come first
 )
@@ -113,7 +113,7 @@ class Gate:
     clock: Clock
     log: Callable[..., object]
     _asked: Counter[str] = field(default_factory=Counter, init=False)
-    _recognised: dict[str, tuple[Claims, Peer, Identity]] = field(default_factory=dict, init=False)
+    _recognised: dict[int, tuple[Claims, Peer, Identity]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.log = Seldom(self.log)
@@ -172,12 +172,12 @@ class Gate:
 
     def _recognise(self, case: _Case, claims: Claims) -> str:
         """Whom the token names, and the manifest that is asked for."""
-        case.identity = self._identity(case.token or "", claims, case.peer)
+        case.identity = self._identity(claims, case.peer)
         return manifest_uid(case.wish.kos)
 
-    def _identity(self, token: str, claims: Claims, peer: Peer) -> Identity:
+    def _identity(self, claims: Claims, peer: Peer) -> Identity:
         """Whom claims name; the very same ones, shown by the same peer, are judged once, but for their end."""
-        now, seen = self.clock(), self._recognised.get(token)
+        now, seen = self.clock(), self._recognised.get(id(claims))
         if seen is not None and seen[0] is claims and seen[1] == peer and is_alive(claims, now):
             return seen[2]
         identity = check_token(
@@ -189,7 +189,7 @@ class Gate:
         )
         if len(self._recognised) >= RECOGNISED:
             self._recognised.clear()
-        self._recognised[token] = claims, peer, identity
+        self._recognised[id(claims)] = claims, peer, identity
         return identity
 
     def _grant(self, case: _Case, facts: SharedFacts) -> Grant:

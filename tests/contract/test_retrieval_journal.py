@@ -130,6 +130,14 @@ def test_a_long_journal_is_continued_in_another_file(tmp_path: Path) -> None:
     assert len({entry.id for entry in entries}) == 9
 
 
+@pytest.mark.parametrize("text", ["Hélène", "\ud800 half a character", "\x00\n", "文"])
+def test_any_text_is_found_again(tmp_path: Path, text: str) -> None:
+    in_a_process_that_dies(
+        tmp_path, lambda journal: journal.end(journal.begin({"text": text}), {"why": text})
+    )
+    assert list(left(tmp_path).values()) == [({"text": text}, {"why": text})]
+
+
 def test_records_of_several_files_are_found(tmp_path: Path) -> None:
     def story(journal: RetrievalJournal) -> None:
         for number in range(9):
