@@ -44,7 +44,9 @@ from drimbox.flow.receive_report import Reception
 from drimbox.flow.reconcile import Reconciling
 from drimbox.flow.settle import Settling
 from drimbox.membership import make_mesh
-from drimbox.settings import PolicySettings, SenderSettings, Settings
+from drimbox.settings.mllp import SenderSettings
+from drimbox.settings.organisation import PolicySettings
+from drimbox.settings.whole import Settings
 
 
 def utc_now() -> datetime:

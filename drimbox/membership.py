@@ -7,7 +7,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from drimbox.adapters.signing import load_certificate
-from drimbox.settings import ConfigurationError, Settings, WhitelistSettings
+from drimbox.settings.room import ConfigurationError
+from drimbox.settings.whitelist import WhitelistSettings
+from drimbox.settings.whole import Settings
 from whitelist.chain import Anchors
 from whitelist.decision import OwnName
 from whitelist.view import View

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from cryptography import x509
 
 from drimbox.membership import SIGNER_POLICIES
-from drimbox.settings import WhitelistSettings
+from drimbox.settings.whitelist import WhitelistSettings
 from whitelist.chain import Anchors, Crls
 
 CERTIFICATES = (".pem", ".cer", ".crt", ".der")

@@ -25,7 +25,7 @@ from drimbox.entrypoints.retention_cli import retention
 from drimbox.flow.archive import Exporting
 from drimbox.flow.archive_import import Importing, LotOutcome
 from drimbox.flow.archive_purge import PurgedLot, Purging
-from drimbox.settings import Settings
+from drimbox.settings.whole import Settings
 
 ACTOR = "operator"
 PROGRESS_SECONDS = 2.0

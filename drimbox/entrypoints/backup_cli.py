@@ -33,7 +33,7 @@ from drimbox.flow.backup_plan import BackupRefused, Manifest
 from drimbox.flow.exams import stamp
 from drimbox.flow.restore import Restoring, note_restored
 from drimbox.flow.verify_storage import Progress
-from drimbox.settings import Settings, load_settings
+from drimbox.settings.whole import Settings, load_settings
 
 ACTOR = "operator"
 MEGABYTE = 1_000_000

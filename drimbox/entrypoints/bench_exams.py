@@ -17,7 +17,7 @@ from drimbox.entrypoints.demo_stage import Stage, open_stage, start_world
 from drimbox.flow.keep_report import Arrival
 from drimbox.flow.receive_instance import receive_instance
 from drimbox.flow.receive_report import Reception
-from drimbox.settings import Settings, load_settings
+from drimbox.settings.whole import Settings, load_settings
 from drimbox.simulators.dmp_state import TEST_PATIENTS
 from fixtures.images import SeriesSpec, StudySpec, study_datasets
 from fixtures.reports import ActSpec, OrderSpec, ReportSpec, make_cda

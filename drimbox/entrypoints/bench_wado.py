@@ -24,7 +24,7 @@ from drimbox.entrypoints.bench_wado_clients import (
     hammer,
     stream_bare,
 )
-from drimbox.entrypoints.bench_wado_exam import Exam, make_exam, make_search_exam
+from drimbox.entrypoints.bench_wado_exam import Exam, make_exam, make_search_exam, write_bare
 from drimbox.entrypoints.bench_wado_peers import (
     PLUGIN,
     Place,
@@ -277,13 +277,6 @@ def series_url(base: str, exam: Exam) -> str:
 def search_url(place: Place, exam: Exam) -> str:
     """QIDO-RS of all instances of a study."""
     return f"{place.search}/studies/{exam.study}/instances"
-
-
-def write_bare(file: Path, images: Sequence[Path]) -> None:
-    """The bytes of images in one file, for the bare stream."""
-    with file.open("wb") as target:
-        for one in images:
-            target.write(one.read_bytes())
 
 
 def _touch(place: Place, course: Course) -> None:

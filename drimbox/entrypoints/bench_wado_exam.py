@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,3 +130,10 @@ def _path(dataset: Dataset) -> str:
         f"/studies/{dataset.StudyInstanceUID}/series/{dataset.SeriesInstanceUID}"
         f"/instances/{dataset.SOPInstanceUID}"
     )
+
+
+def write_bare(file: Path, images: Sequence[Path]) -> None:
+    """The bytes of images in one file, for the bare stream."""
+    with file.open("wb") as target:
+        for one in images:
+            target.write(one.read_bytes())

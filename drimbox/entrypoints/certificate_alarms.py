@@ -14,7 +14,7 @@ from drimbox.domain.certificate_levels import LOUDNESS
 from drimbox.entrypoints.certificate_inventory import Row, inventory
 from drimbox.flow.certificate_alarms import CertificateAlarms, Ending
 from drimbox.membership import make_mesh
-from drimbox.settings import Settings
+from drimbox.settings.whole import Settings
 from whitelist.view import View
 
 EVERY = 12 * 3600  # seconds

@@ -16,7 +16,7 @@ from drimbox.adapters.key_files import UnusableCredential
 from drimbox.domain.certificate_facts import CertificateFacts, kind_of
 from drimbox.domain.certificate_levels import Level, days_left, level_of
 from drimbox.entrypoints.credentials_in_use import CredentialInUse, absences, credentials_in_use
-from drimbox.settings import Settings
+from drimbox.settings.whole import Settings
 from whitelist.view import View
 
 SIGNER = "whitelist.url"  # the signer comes with the list

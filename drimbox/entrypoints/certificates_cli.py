@@ -17,7 +17,7 @@ from drimbox.domain.certificate_levels import ENDED, Level
 from drimbox.entrypoints.certificate_alarms import mesh_of
 from drimbox.entrypoints.certificate_inventory import Place, Row, inventory
 from drimbox.entrypoints.configuration import find_configuration
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 
 _STYLES = {
     Level.OK: "green",

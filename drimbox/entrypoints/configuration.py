@@ -24,12 +24,9 @@ from drimbox.entrypoints.deployment_check import judge_declared
 from drimbox.entrypoints.second_opinion import make_second_opinion
 from drimbox.entrypoints.sender_check import sender_faults
 from drimbox.membership import own_name
-from drimbox.settings import (
-    ConfigurationError,
-    Settings,
-    WhitelistSettings,
-    load_settings,
-)
+from drimbox.settings.room import ConfigurationError
+from drimbox.settings.whitelist import WhitelistSettings
+from drimbox.settings.whole import Settings, load_settings
 
 PLACES = (Path("drimbox.toml"), Path("/etc/drimbox/drimbox.toml"))
 ENVIRONMENT = "DRIMBOX_CONFIG"

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 from drimbox.adapters.credential_check import NOTHING, Judgement, judge_credential
 from drimbox.domain.certificate_roles import AUTHORITIES, Expected, Role
-from drimbox.settings import CREDENTIALS_DIRECTORY, NO_CREDENTIALS, Settings
+from drimbox.settings.room import CREDENTIALS_DIRECTORY, NO_CREDENTIALS
+from drimbox.settings.whole import Settings
 
 #: what of the configuration each door uses that another may not have: keys, authorities and ports, by their names
 DOOR_USES: Mapping[str, tuple[str, ...]] = {

@@ -17,7 +17,7 @@ from drimbox.adapters.schema import Findings, Revision, examine, pending
 from drimbox.bootstrap import database_url
 from drimbox.entrypoints.configuration import SQLITE, find_configuration
 from drimbox.entrypoints.doors_cli import ConfigOption
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 
 db_app = typer.Typer(help="The database: its state, its migrations.", no_args_is_help=True)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -13,7 +13,7 @@ from drimbox.domain.certificate_facts import CertificateFacts
 from drimbox.domain.certificate_roles import Expected, Role, Severity
 from drimbox.domain.deployment_rules import Application, Deployment, Hosting, Proxy, judge_deployment
 from drimbox.entrypoints.credentials_in_use import absences
-from drimbox.settings import Settings
+from drimbox.settings.whole import Settings
 
 US = "this DRIMBox"
 

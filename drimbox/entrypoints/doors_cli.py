@@ -22,7 +22,8 @@ from drimbox.domain.errors import DrimboxError
 from drimbox.entrypoints.configuration import NoConfiguration, find_configuration, require_membership
 from drimbox.entrypoints.foreign_words import keep_no_words
 from drimbox.entrypoints.memory import share_arenas
-from drimbox.settings import ConfigurationError, Settings, load_settings
+from drimbox.settings.room import ConfigurationError
+from drimbox.settings.whole import Settings, load_settings
 
 doors = typer.Typer(
     rich_markup_mode=None,  # a door does without rich

@@ -23,7 +23,7 @@ from drimbox.entrypoints.health_report import awake, write_report
 from drimbox.flow.health_log import HealthLog
 from drimbox.flow.retrieval_log import RetrievalLog
 from drimbox.flow.retrievals import probe_refused
-from drimbox.settings import HealthSettings
+from drimbox.settings.health import HealthSettings
 from healthcheck.board import Board
 from healthcheck.endpoint import Asking
 from healthcheck.ip_filter import IpFilter, looks_like_probe

@@ -16,7 +16,7 @@ from drimbox.entrypoints.image_senders import make_image_senders
 from drimbox.entrypoints.listener_tls import Shown
 from drimbox.flow.heartbeats import WEB
 from drimbox.membership import make_anchors, whitelist_directory
-from drimbox.settings import Settings
+from drimbox.settings.whole import Settings
 from healthcheck.probe import Look, Probe
 from whitelist.crl_store import CrlStore
 from whitelist.fetch import Fetcher

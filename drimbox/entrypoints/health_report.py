@@ -15,7 +15,7 @@ from typing import Any
 from drimbox.bootstrap import Foundation, node_name, utc_now
 from drimbox.entrypoints.health_probes import make_probes
 from drimbox.membership import make_mesh
-from drimbox.settings import Settings
+from drimbox.settings.whole import Settings
 from healthcheck.probe import STALE_PERIODS, ProbeResult
 from healthcheck.report import full_report
 from healthcheck.runner import Runner

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 from dicom_store.senders import Sender
-from drimbox.settings import DicomSettings
+from drimbox.settings.dicom import DicomSettings
 
 
 def make_image_senders(room: DicomSettings) -> tuple[Sender, ...]:

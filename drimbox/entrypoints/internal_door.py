@@ -34,7 +34,7 @@ from drimbox.entrypoints.reports_http import make_reports_app
 from drimbox.entrypoints.serving import Serving
 from drimbox.flow import retrievals
 from drimbox.flow.retrieval_log import RetrievalLog
-from drimbox.settings import Settings
+from drimbox.settings.whole import Settings
 
 log = structlog.get_logger(__name__)
 

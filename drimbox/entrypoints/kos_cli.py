@@ -23,7 +23,7 @@ from drimbox.domain.report import Organization, Report
 from drimbox.domain.violations import Violation, errors
 from drimbox.entrypoints.configuration import NoConfiguration, find_configuration
 from drimbox.entrypoints.image_directory import ImageDirectory, UnusableImages, read_directory
-from drimbox.settings import Settings, load_settings
+from drimbox.settings.whole import Settings, load_settings
 
 kos_app = typer.Typer(help="The manifest of a study (KOS).", no_args_is_help=True)
 

@@ -17,7 +17,8 @@ from drimbox.adapters.key_files import present
 from drimbox.bootstrap import Foundation, utc_now
 from drimbox.entrypoints.mllp_tls import for_one_connection, server_context
 from drimbox.entrypoints.renewal import credential_faults
-from drimbox.settings import DicomSettings, MllpSettings
+from drimbox.settings.dicom import DicomSettings
+from drimbox.settings.mllp import MllpSettings
 
 
 class Shown(NamedTuple):

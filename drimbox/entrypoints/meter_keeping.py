@@ -15,7 +15,7 @@ from drimbox.adapters import meter_files
 from drimbox.adapters.meters import Meters
 from drimbox.bootstrap import Foundation, node_name
 from drimbox.domain import measures as m
-from drimbox.settings import Settings
+from drimbox.settings.whole import Settings
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 
 import structlog
 
-from drimbox.settings import ConfigurationError
+from drimbox.settings.room import ConfigurationError
 
 log = structlog.get_logger(__name__)
 

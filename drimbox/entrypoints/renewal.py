@@ -17,7 +17,7 @@ from drimbox.adapters.held import Held, words
 from drimbox.adapters.https import client_credential
 from drimbox.bootstrap import Foundation, utc_now
 from drimbox.entrypoints.credentials_in_use import credentials_in_use, judge_in_use
-from drimbox.settings import Settings
+from drimbox.settings.whole import Settings
 
 log = structlog.get_logger(__name__)
 

@@ -26,7 +26,7 @@ from drimbox.entrypoints.configuration import open_stores
 from drimbox.flow import inbox
 from drimbox.flow.check_report import CheckedReport, SeveralMessages, check_report
 from drimbox.flow.receive_report import CDA
-from drimbox.settings import PolicySettings
+from drimbox.settings.organisation import PolicySettings
 
 ACTOR = "operator"
 MAX_FILE_BYTES = 2 * MAX_BYTES  # a CDA grows by a third in its message

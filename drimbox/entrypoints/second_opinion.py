@@ -6,7 +6,8 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from drimbox.settings import ConfigurationError, WhitelistSettings
+from drimbox.settings.room import ConfigurationError
+from drimbox.settings.whitelist import WhitelistSettings
 from whitelist import trust
 from whitelist.chain import Anchors, Crls
 from whitelist.esignsante import ESignSante

@@ -25,7 +25,7 @@ from drimbox.flow.partners import Partners
 from drimbox.flow.retrieval_log import RetrievalLog
 from drimbox.flow.shared_facts import FactsKept, SharedReading
 from drimbox.membership import make_mesh
-from drimbox.settings import Settings
+from drimbox.settings.whole import Settings
 from whitelist.view import View
 
 log = structlog.get_logger(__name__)

@@ -41,7 +41,7 @@ from drimbox.entrypoints.prefork import Prefork
 from drimbox.entrypoints.proxied import Proxied
 from drimbox.entrypoints.renewal import Renewal
 from drimbox.entrypoints.serving import Serving, open_serving
-from drimbox.settings import Settings
+from drimbox.settings.whole import Settings
 from healthcheck.endpoint import HealthEndpoint
 from whitelist.decision import origins
 from whitelist.view import View

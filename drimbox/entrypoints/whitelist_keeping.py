@@ -22,7 +22,7 @@ from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.second_opinion import SecondOpinion, make_second_opinion
 from drimbox.flow.mesh import note_change
 from drimbox.membership import make_anchors, own_name, whitelist_directory
-from drimbox.settings import WhitelistSettings
+from drimbox.settings.whitelist import WhitelistSettings
 from whitelist import trust
 from whitelist.attempt import Refreshed
 from whitelist.cache import Cache

@@ -27,7 +27,7 @@ from drimbox.domain.accounts import (
     password_matches,
 )
 from drimbox.entrypoints.accounts_cli import account
-from drimbox.settings import AccountSettings
+from drimbox.settings.web import AccountSettings
 from drimbox.simulators.viewer_account import viewer_account
 
 PASSWORD = "correct horse battery"

@@ -35,7 +35,7 @@ from drimbox.entrypoints.archive_cli import archive_app
 from drimbox.flow import exams, trace
 from drimbox.flow.receive_report import Arrival, Reception
 from drimbox.flow.records import Submission
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from fixtures.archives import DELETED, DEPRECATED, LotSpec, make_archive, write_tree, write_zip
 from fixtures.certificates import make_authority, make_leaf
 from fixtures.configuration import configuration

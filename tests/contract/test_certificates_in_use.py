@@ -25,7 +25,8 @@ from drimbox.entrypoints.cli import app
 from drimbox.entrypoints.configuration import examine_configuration
 from drimbox.entrypoints.credentials_in_use import credentials_in_use, judge_in_use
 from drimbox.flow.certificate_alarms import CertificateAlarms, Ending
-from drimbox.settings import PROBES, Settings, load_settings, parse_settings
+from drimbox.settings.health import PROBES
+from drimbox.settings.whole import Settings, load_settings, parse_settings
 from drimbox.simulators.pki import Pki, make_pki
 
 RUNNER = CliRunner()

@@ -549,7 +549,7 @@ from pathlib import Path
 from dicom_store.commitment import Asked, CommitmentRequest
 from drimbox.bootstrap import lay_foundation
 from drimbox.entrypoints.commitments import make_committing
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 foundation = lay_foundation(load_settings(Path(sys.argv[1])))
 committing = make_committing(foundation, {}, "dicom:child")
 asked = tuple(Asked(*one.split(" ")) for one in sys.argv[2:])

@@ -15,14 +15,10 @@ from typer.testing import CliRunner
 
 from drimbox.entrypoints.cli import app
 from drimbox.entrypoints.configuration import check_configuration, write_template
-from drimbox.settings import (
-    ConfigurationError,
-    DicomSenderSettings,
-    SenderSettings,
-    Settings,
-    load_settings,
-    parse_settings,
-)
+from drimbox.settings.dicom import DicomSenderSettings
+from drimbox.settings.mllp import SenderSettings
+from drimbox.settings.room import ConfigurationError
+from drimbox.settings.whole import Settings, load_settings, parse_settings
 from drimbox.simulators.pki import make_pki
 from drimbox.simulators.world import World
 

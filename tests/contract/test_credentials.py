@@ -16,7 +16,8 @@ from drimbox.entrypoints.cli import app
 from drimbox.entrypoints.configuration import check_configuration
 from drimbox.entrypoints.credentials_in_use import DOOR_USES
 from drimbox.entrypoints.supervisor import DOORS
-from drimbox.settings import ConfigurationError, load_settings
+from drimbox.settings.room import ConfigurationError
+from drimbox.settings.whole import load_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.pki import Pki, make_pki
 from drimbox.simulators.ports import assign_ports

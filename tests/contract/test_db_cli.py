@@ -16,7 +16,7 @@ from drimbox.adapters.database import Database, known_revisions
 from drimbox.domain.errors import DatabaseNewer
 from drimbox.entrypoints.cli import app
 from drimbox.entrypoints.doors_cli import prepare
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from fixtures.configuration import configuration
 
 NEWEST = known_revisions()[-1]

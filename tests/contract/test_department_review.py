@@ -23,7 +23,7 @@ from drimbox.bootstrap import Foundation, lay_foundation
 from drimbox.entrypoints.internal_door import DepartmentDoor, make_internal_app
 from drimbox.entrypoints.reports_http import make_reports_app
 from drimbox.entrypoints.serving import Serving
-from drimbox.settings import Settings, parse_settings
+from drimbox.settings.whole import Settings, parse_settings
 from drimbox.simulators.viewer_account import viewer_account
 from fixtures.images import SeriesSpec, StudySpec, study_datasets, uid
 from fixtures.viewer_door import URL, ViewerDoor, viewer_door

@@ -22,7 +22,7 @@ from pydicom.uid import UID
 from requests.auth import HTTPBasicAuth
 
 from drimbox.entrypoints.foreign_words import keep_no_words
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.pki import make_pki
 from drimbox.simulators.ports import assign_ports

@@ -31,7 +31,8 @@ from drimbox.flow.health_log import MOST_AGENTS, refused_by_day
 from drimbox.flow.retrieval_log import RetrievalLog
 from drimbox.flow.retrievals import FORBIDDEN, probe_refused, refused
 from drimbox.membership import make_mesh
-from drimbox.settings import PROBES, Settings, parse_settings
+from drimbox.settings.health import PROBES
+from drimbox.settings.whole import Settings, parse_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.pki import Pki, make_pki
 from drimbox.simulators.ports import assign_ports

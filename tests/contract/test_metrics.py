@@ -24,7 +24,7 @@ from drimbox.entrypoints.measuring import IngestMeter, ReportMeter, ServeMeter, 
 from drimbox.entrypoints.meter_keeping import keep_meters, meter_directory
 from drimbox.entrypoints.metrics import MetricsPage
 from drimbox.entrypoints.web import _gauges
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NAME = re.compile(r"drimbox_[a-z0-9_]+")

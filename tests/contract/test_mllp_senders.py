@@ -18,7 +18,8 @@ from drimbox.adapters.tables import trace_table
 from drimbox.bootstrap import Foundation, lay_foundation
 from drimbox.entrypoints.hl7 import Hl7Doors
 from drimbox.flow.records import Message, TraceEntry
-from drimbox.settings import SenderSettings, parse_settings
+from drimbox.settings.mllp import SenderSettings
+from drimbox.settings.whole import parse_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.pki import Pki, make_pki
 from drimbox.simulators.ports import assign_ports

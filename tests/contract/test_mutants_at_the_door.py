@@ -16,7 +16,7 @@ import pytest
 from drimbox.bootstrap import lay_foundation
 from drimbox.entrypoints.hl7 import Hl7Doors
 from drimbox.flow.receive_report import Reception
-from drimbox.settings import parse_settings
+from drimbox.settings.whole import parse_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.pki import make_pki
 from drimbox.simulators.ports import assign_ports

@@ -25,7 +25,8 @@ from drimbox.bootstrap import lay_foundation, node_name, utc_now
 from drimbox.entrypoints.demo_stage import Stage, open_stage, start_world
 from drimbox.entrypoints.health_probes import make_probes
 from drimbox.membership import make_mesh
-from drimbox.settings import HealthSettings, Settings, load_settings
+from drimbox.settings.health import HealthSettings
+from drimbox.settings.whole import Settings, load_settings
 from drimbox.simulators.pki import Pki, make_pki
 from healthcheck.probe import Outcome, Probe, Status
 

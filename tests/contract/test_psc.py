@@ -15,7 +15,7 @@ from drimbox.adapters import psc as psc_door
 from drimbox.adapters.https import HttpAnswer
 from drimbox.adapters.psc import Psc, PscBusy, PscEndpoint, PscUnavailable
 from drimbox.domain.token_binding import check_binding
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from drimbox.simulators.psc_tokens import confirmation
 from drimbox.simulators.world import World
 

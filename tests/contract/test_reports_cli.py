@@ -20,7 +20,7 @@ from drimbox.domain.senders import admitted
 from drimbox.entrypoints.cli import app
 from drimbox.flow import exams
 from drimbox.flow.keep_report import Arrival
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from fixtures.configuration import configuration
 from fixtures.reports import ReportSpec, frame, make_cda, make_mdm, make_omi, make_oru, replacement_of
 

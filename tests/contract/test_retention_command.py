@@ -19,7 +19,9 @@ from drimbox.entrypoints.on_duty import SEGMENTS, make_duties, make_guarded_reta
 from drimbox.entrypoints.retention_cli import make_retaining
 from drimbox.flow.records import Commitment, ReceivedReport, ReportStudy, Submission
 from drimbox.flow.retention import Retaining
-from drimbox.settings import ConfigurationError, RetentionSettings, parse_settings
+from drimbox.settings.room import ConfigurationError
+from drimbox.settings.storage import RetentionSettings
+from drimbox.settings.whole import parse_settings
 from fixtures.configuration import configuration
 from fixtures.images import study_datasets
 from fixtures.kept_images import KeptImages, exam

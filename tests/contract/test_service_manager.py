@@ -21,7 +21,7 @@ import pytest
 from drimbox.entrypoints import waiting
 from drimbox.entrypoints.notify import VARIABLES
 from drimbox.entrypoints.supervisor import LIFELINE, Supervisor
-from drimbox.settings import Settings, load_settings
+from drimbox.settings.whole import Settings, load_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.pki import make_pki
 from drimbox.simulators.ports import HOST, assign_ports

@@ -11,7 +11,8 @@ from sqlalchemy.engine import make_url
 from drimbox.adapters.key_files import UnusableCredential
 from drimbox.bootstrap import database_url
 from drimbox.entrypoints.configuration import check_configuration
-from drimbox.settings import ConfigurationError, load_settings, parse_settings
+from drimbox.settings.room import ConfigurationError
+from drimbox.settings.whole import load_settings, parse_settings
 from fixtures.configuration import configuration
 
 SECRET = "p@ss:w/ord%"  # what an address would have to escape

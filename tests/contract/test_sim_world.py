@@ -21,7 +21,7 @@ import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from drimbox.simulators.dmp_state import Document, RequestRecord
 from drimbox.simulators.ports import PORTS, assign_ports
 from drimbox.simulators.psc import PROTOCOL

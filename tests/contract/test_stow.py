@@ -36,7 +36,7 @@ from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints import intake
 from drimbox.entrypoints.dicomweb_store import DicomWebStore, RequestIntake
 from drimbox.entrypoints.http_protocol import BoundedProtocol
-from drimbox.settings import Settings, parse_settings
+from drimbox.settings.whole import Settings, parse_settings
 from drimbox.simulators.viewer_account import viewer_account
 from fixtures.images import SeriesSpec, StudySpec, study_datasets, uid
 from fixtures.listener import Listener, listener_of

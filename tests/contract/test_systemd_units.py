@@ -12,7 +12,8 @@ import pytest
 
 from drimbox.entrypoints import prefork
 from drimbox.entrypoints.supervisor import DOORS
-from drimbox.settings import DicomSettings, DmpSettings
+from drimbox.settings.dicom import DicomSettings
+from drimbox.settings.dmp import DmpSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "systemd"

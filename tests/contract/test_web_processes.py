@@ -37,7 +37,7 @@ from drimbox.bootstrap import lay_foundation
 from drimbox.entrypoints import http_protocol, web
 from drimbox.entrypoints.listener_tls import hold_public
 from drimbox.entrypoints.proxied import Proxied
-from drimbox.settings import Settings, parse_settings
+from drimbox.settings.whole import Settings, parse_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.pki import Pki, make_pki
 from drimbox.simulators.ports import assign_ports

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from drimbox.bootstrap import lay_foundation
 from drimbox.entrypoints.cli import app
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.faults import Faults
 from drimbox.simulators.lists import AnsPublisher

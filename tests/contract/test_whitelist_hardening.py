@@ -23,7 +23,7 @@ from drimbox.entrypoints import whitelist_keeping
 from drimbox.entrypoints.configuration import check_configuration
 from drimbox.entrypoints.partner_door import _subject
 from drimbox.entrypoints.whitelist_keeping import Keeping, make_keeping
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.faults import Faults
 from drimbox.simulators.lists import AnsPublisher

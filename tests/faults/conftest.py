@@ -33,7 +33,7 @@ from drimbox.domain.xds.withdrawal import FrozenWithdrawal
 from drimbox.flow import exams
 from drimbox.flow.keep_report import Arrival
 from drimbox.flow.receive_instance import receive_instance
-from drimbox.settings import Settings, parse_settings
+from drimbox.settings.whole import Settings, parse_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.pki import make_pki
 from drimbox.simulators.ports import assign_ports

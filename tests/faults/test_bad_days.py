@@ -24,7 +24,7 @@ from drimbox.adapters.signing import RsaSigner
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.intake import InstanceIntake
 from drimbox.entrypoints.reports_http import make_reports_app
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from drimbox.simulators import world as simulators
 from drimbox.simulators.pki import LEAVES
 from fixtures.images import study_datasets

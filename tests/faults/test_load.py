@@ -28,7 +28,7 @@ from drimbox.entrypoints.bench_wado_peers import set_options
 from drimbox.entrypoints.demo_stage import Stage, open_stage, start_appliance, start_world
 from drimbox.flow import exams, forward_audit
 from drimbox.flow.counters import count
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from fixtures.load.pace import Plan, read_rows
 from fixtures.load.verdict import Verdict
 from fixtures.load.watch import Watch, percentiles

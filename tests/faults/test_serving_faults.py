@@ -29,7 +29,7 @@ from drimbox.entrypoints.bench_wado_peers import set_options
 from drimbox.entrypoints.bench_wado_processes import find_command, tree
 from drimbox.entrypoints.demo_stage import Stage, open_stage, start_appliance, start_world, wait_for
 from drimbox.flow import exams
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from drimbox.simulators.pacs import push_study
 from drimbox.simulators.ris import send_hl7
 from fixtures.images import SeriesSpec, StudySpec, make_study, uid

@@ -33,7 +33,7 @@ import requests
 from drimbox.bootstrap import lay_foundation, utc_now
 from drimbox.domain.errors import Unavailable
 from drimbox.flow import exams
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from drimbox.simulators.partner import Fetched, partner_fetch
 from drimbox.simulators.ris import NoAcknowledgementError, send_hl7
 from fixtures.images import make_study

@@ -21,7 +21,7 @@ import pytest
 
 from drimbox.bootstrap import lay_foundation
 from drimbox.membership import make_mesh
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.faults import Faults
 from drimbox.simulators.lists import LIST_PATH, AnsPublisher, ClearPublisher

@@ -19,7 +19,7 @@ import requests
 from drimbox.bootstrap import Foundation, lay_foundation
 from drimbox.entrypoints.demo_stage import Stage, open_stage, start_appliance, start_world
 from drimbox.flow import exams
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from drimbox.simulators.ris import send_hl7
 from fixtures.images import StudySpec, make_study
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from drimbox.entrypoints.demo_stage import start_appliance
-from drimbox.settings import load_settings
+from drimbox.settings.whole import load_settings
 from fixtures.images import SeriesSpec, StudySpec
 from fixtures.reports import ActSpec, OrderSpec, ReportSpec, make_cda, make_oru
 

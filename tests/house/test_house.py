@@ -17,7 +17,7 @@ import whitelist
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("drimbox", "dicom_store", "whitelist", "healthcheck")
 # Modules that are tables, laid beside a standard or a row per setting: they may be long.
-TABLES = {"drimbox/domain/xds/vocabulary.py", "drimbox/settings.py"}
+TABLES = {"drimbox/domain/xds/vocabulary.py"}
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "manager", "service", "misc"}
 # What a pure file may never import: the world.
 WORLD = {

@@ -10,7 +10,7 @@ import typer
 
 from drimbox.domain.hl7v2_grammar import TOLERANCES
 from drimbox.entrypoints.cli import app
-from drimbox.settings import Settings
+from drimbox.settings.whole import Settings
 
 README = (Path(__file__).resolve().parent.parent.parent / "README.md").read_text("utf-8")
 

@@ -12,7 +12,9 @@ from dicom_store.admission import Rejection, Terms
 from dicom_store.senders import Misfit, Sender, callers, misfit
 from dicom_store.sink import Peer
 from drimbox.entrypoints.image_senders import make_image_senders
-from drimbox.settings import ConfigurationError, DicomSettings, parse_settings
+from drimbox.settings.dicom import DicomSettings
+from drimbox.settings.room import ConfigurationError
+from drimbox.settings.whole import parse_settings
 from fixtures.configuration import configuration
 
 PIN, OTHER_PIN = "a" * 64, "b" * 64

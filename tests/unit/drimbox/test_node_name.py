@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from drimbox.bootstrap import node_name
-from drimbox.settings import ConfigurationError, Settings, parse_settings
+from drimbox.settings.room import ConfigurationError
+from drimbox.settings.whole import Settings, parse_settings
 from fixtures.configuration import configuration
 
 

@@ -21,7 +21,7 @@ from drimbox.entrypoints.notify import (
     watchdog_seconds,
 )
 from drimbox.entrypoints.worker import Crew
-from drimbox.settings import ConfigurationError
+from drimbox.settings.room import ConfigurationError
 
 
 class Heard(Notifier):

@@ -8,7 +8,8 @@ from drimbox.domain.hl7v2_grammar import TOLERANCES
 from drimbox.domain.hl7v2_routes import ROUTES
 from drimbox.domain.remedies import remedy
 from drimbox.domain.report_states import TABLE
-from drimbox.settings import MllpSettings, PolicySettings, SenderSettings
+from drimbox.settings.mllp import MllpSettings, SenderSettings
+from drimbox.settings.organisation import PolicySettings
 
 REASONS = {row.slug: row.reason for row in TABLE}
 

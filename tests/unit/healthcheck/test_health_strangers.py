@@ -7,7 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from drimbox.entrypoints import health_cli
-from drimbox.settings import PROBES, HealthSettings
+from drimbox.settings.health import PROBES, HealthSettings
 from healthcheck.client_address import client_address, parse_address
 from healthcheck.endpoint import Patience
 
