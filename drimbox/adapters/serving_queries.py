@@ -26,7 +26,7 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 _CHUNK = 500  # values in one IN (...)
 CLOSE_SECONDS = 1.0
-_KEPT = 10_000  # rows remembered
+_KEPT = 1000  # rows remembered
 # One statement: what it says held at one instant. As text, for it is asked thousands of times a second.
 _STANDINGS = """
 SELECT lot.kos_uid, lot.study_instance_uid, lot.state, lot.since, lot.kos, exam.revision, exam.withdrawn_by,

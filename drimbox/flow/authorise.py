@@ -29,7 +29,7 @@ from drimbox.flow.shared_facts import SharedFacts
 __all__ = ["Gate", "Grant", "Peer"]
 
 Claims = Mapping[str, Any]
-RECOGNISED = 1000  # claims that were judged, and are not judged again
+RECOGNISED = 250  # claims that were judged, and are not judged again
 STRANGERS_ASKED = (
     32  # tokens asked about at once beyond which callers without a certificate wait: partners come first
 )

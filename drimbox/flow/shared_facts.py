@@ -8,8 +8,9 @@ stored again, moved or rejected (receive_instance), every report (keep_report), 
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Protocol
@@ -21,6 +22,8 @@ from drimbox.domain.kos import read_manifest
 from drimbox.flow.ports import Documents, Transaction, Transactions
 
 INSTANCES_KEPT = 50_000  # about 700 bytes each
+KEPT_SECONDS = 60.0  # after the last request for it: a retrieval asks again and again, and is then over
+_OWN_COST = 4  # of a manifest beside its instances, in instances
 
 
 class Place(Protocol):
@@ -93,30 +96,43 @@ def stops_serving(rejected: str | None) -> bool:
 
 
 class FactsKept:
-    """The facts of manifests, the least recently used first to go, bounded by instances. Safe for threads."""
+    """The facts of manifests, the least recently used first to go, bounded by instances. Safe for threads.
 
-    def __init__(self, most: int = INSTANCES_KEPT) -> None:
-        self._most = most
-        self._instances = 0
-        self._facts: OrderedDict[str, SharedFacts] = OrderedDict()
+    What nobody asked for in `KEPT_SECONDS` goes when something else is put. `monotonic`: seconds.
+    """
+
+    def __init__(self, most: int = INSTANCES_KEPT, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._monotonic = most, monotonic
+        self._cost = 0
+        self._facts: OrderedDict[str, tuple[SharedFacts, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, kos_uid: str) -> SharedFacts | None:
         """What was put last, whatever its standing."""
         with self._lock:
-            facts = self._facts.get(kos_uid)
-            if facts is not None:
-                self._facts.move_to_end(kos_uid)
-            return facts
+            found = self._facts.pop(kos_uid, None)
+            if found is None:
+                return None
+            self._facts[kos_uid] = found[0], self._monotonic()
+            return found[0]
 
     def put(self, kos_uid: str, facts: SharedFacts) -> None:
         """Keep; the last one put stays however large it is."""
         with self._lock:
-            before = self._facts.pop(kos_uid, None)
-            self._instances += facts.size - (before.size if before else 0)
-            self._facts[kos_uid] = facts
-            while self._instances > self._most and len(self._facts) > 1:
-                self._instances -= self._facts.popitem(last=False)[1].size
+            now, before = self._monotonic(), self._facts.pop(kos_uid, None)
+            self._cost += _cost(facts) - (_cost(before[0]) if before else 0)
+            self._facts[kos_uid] = facts, now
+            while len(self._facts) > 1 and (self._cost > self._most or self._is_over(now)):
+                self._cost -= _cost(self._facts.popitem(last=False)[1][0])
+
+    def _is_over(self, now: float) -> bool:
+        """Whether nobody asked for the least recently used for long."""
+        _, asked = next(iter(self._facts.values()))
+        return asked < now - KEPT_SECONDS
+
+
+def _cost(facts: SharedFacts) -> int:
+    return facts.size + _OWN_COST
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def test_a_manifest_of_nothing_that_is_here() -> None:
 
 
 def test_the_least_recently_used_go_first() -> None:
-    kept = FactsKept(most=4)
+    kept = FactsKept(most=4 + 2 * 4)
     for uid in ("a", "b"):
         kept.put(uid, facts({"1": A, "2": B}))
     assert kept.get("a") is not None
@@ -108,7 +108,7 @@ def test_the_least_recently_used_go_first() -> None:
 
 
 def test_what_is_put_again_counts_once_and_the_last_one_stays() -> None:
-    kept = FactsKept(most=4)
+    kept = FactsKept(most=4 + 2 * 4)
     for _ in range(5):
         kept.put("a", facts({"1": A, "2": B}))
     kept.put("b", facts({"1": A, "2": B}))
@@ -116,3 +116,15 @@ def test_what_is_put_again_counts_once_and_the_last_one_stays() -> None:
     kept.put("large", facts({str(number): None for number in range(10)}))
     assert kept.get("large") is not None
     assert (kept.get("a"), kept.get("b")) == (None, None)
+
+
+def test_what_nobody_asks_for_any_more_goes() -> None:
+    instant = 0.0
+    kept = FactsKept(monotonic=lambda: instant)
+    for uid in ("a", "b"):
+        kept.put(uid, facts({"1": A}))
+    instant = 50.0
+    assert kept.get("a") is not None
+    instant = 61.0
+    kept.put("c", facts({"1": A}))
+    assert [uid for uid in "abc" if kept.get(uid)] == ["a", "c"]
