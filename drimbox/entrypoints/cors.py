@@ -30,11 +30,14 @@ class Cors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a preflight, or add the headers to the application's answer."""
-        headers = dict(scope.get("headers", ()))
-        origin = headers.get(b"origin")
+        origin = None
+        for name, value in scope.get("headers", ()):
+            if name == b"origin":
+                origin = value
         if scope["type"] != "http" or origin is None:
             await self._app(scope, receive, send)
             return
+        headers = dict(scope["headers"])
         # in a thread: the list may have to be read and verified, and the loop serves everybody
         origins = await asyncio.to_thread(self._origins)
         allowed = origin.decode("latin-1").lower() in origins

@@ -43,10 +43,11 @@ class Proxied:
         try:
             if not self._is_proxy(peer):
                 raise HttpRefusal(403, "not-a-proxy", "Forbidden", "Only declared proxies are answered here.")
+            forwarded, certificate = _joined(scope, b"x-forwarded-for", self._header)
             scope["state"] = {
                 **(scope.get("state") or {}),
-                "client": self.client_of(peer, _joined(scope, b"x-forwarded-for")),
-                "peer_certificate": _certificate(_joined(scope, self._header)),
+                "client": self.client_of(peer, forwarded),
+                "peer_certificate": _certificate(certificate),
             }
         except HttpRefusal as refusal:
             await send_problem(send, refusal, scope["method"] == "HEAD")
@@ -60,9 +61,14 @@ class Proxied:
         return self._client(peer, forwarded)
 
 
-def _joined(scope: Scope, name: bytes) -> str | None:
-    lines = [value.decode("latin-1") for key, value in scope["headers"] if key == name]
-    return ",".join(lines) if lines else None
+def _joined(scope: Scope, *names: bytes) -> list[str | None]:
+    """Headers by their names, those that are there several times as one list (RFC 9110 5.2)."""
+    found: dict[bytes, str | None] = dict.fromkeys(names)
+    for key, value in scope["headers"]:
+        if key in found:
+            before, one = found[key], value.decode("latin-1")
+            found[key] = one if before is None else f"{before},{one}"
+    return [found[name] for name in names]
 
 
 @lru_cache(maxsize=256)

@@ -118,12 +118,13 @@ class RetrievalLog:
 
         `first_byte`: seconds from the request to the first byte of its answer, None without one.
         """
-        self.told(retrieval.record | end, first_byte)
+        whole = retrieval.record | end
+        self.told(whole, first_byte)
         try:
             self.journal.end(retrieval.entry, end)
         except Unavailable as error:
             self.log("audit_journal_failed", reason=str(error))
-        self._waiting.put((retrieval.entry, retrieval.record | end))
+        self._waiting.put((retrieval.entry, whole))
 
     def refuse(self, record: Record, end: Record, *, stranger: bool, at: datetime) -> None:
         """A retrieval is refused; those of strangers beyond the rate are counted."""
