@@ -22,6 +22,7 @@ from dicom_store.body import Body, Extent, Later, Source
 CHUNK_BYTES = 512 * 1024  # a message to the server: half as much costs a tenth of the rate
 SMALL_BYTES = 64 * 1024  # the least: to a slow reader more at once only keeps the others waiting
 GLANCE_SECONDS = 0.005  # what a message should take its reader
+_MEMORY = 0.9  # weight of the messages before: a slow reader takes much at once, now and then
 AHEAD = 2  # pieces whose making has begun while one is awaited
 
 T = TypeVar("T")
@@ -102,11 +103,14 @@ class Pace:
         self._stall = self.patience = stall
         self.size = CHUNK_BYTES
         self._before = self._taken = 0
+        self._bytes = self._seconds = 0.0
 
     def took(self, seconds: float, count: int) -> None:
         """`count` bytes were handed over, for which those of the message before had to be taken first."""
-        if self._before and seconds > 0:
-            fitting = int(self._before / seconds * GLANCE_SECONDS)
+        self._bytes = self._bytes * _MEMORY + self._before
+        self._seconds = self._seconds * _MEMORY + seconds
+        if self._before and self._seconds > 0:
+            fitting = int(self._bytes / self._seconds * GLANCE_SECONDS)
             self.size = max(SMALL_BYTES, min(CHUNK_BYTES, fitting))
         self._before = count
         self._taken += count

@@ -31,8 +31,16 @@ def test_a_message_takes_its_reader_a_glance(rate: float, size: int) -> None:
 def test_a_reader_that_becomes_fast_gets_large_messages_again() -> None:
     pace = Pace(60)
     steady(pace, 1e6, 10)
-    steady(pace, 1e9, 10)
+    steady(pace, 1e9, 80)
     assert pace.size == CHUNK_BYTES
+
+
+def test_a_slow_reader_that_takes_much_at_once_stays_slow() -> None:
+    pace = Pace(60)
+    steady(pace, 2e6, 20)
+    for _ in range(16):
+        pace.took(20e-6, SMALL_BYTES)
+    assert pace.size <= 2 * SMALL_BYTES
 
 
 def test_the_time_is_for_a_whole_chunk_however_small_the_messages() -> None:
