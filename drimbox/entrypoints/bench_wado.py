@@ -130,6 +130,7 @@ def ratios(rounds: Sequence[Mapping[str, Figures]], ours: str, peer: str) -> Fig
         "study_ratio_to_loopback": ("study_mb_per_second", LOOPBACK, "study_curl_mb_per_second"),
         "series_ratio_to_loopback": ("series_mb_per_second", LOOPBACK, "series_curl_mb_per_second"),
         "study_ratio_to_socket": ("study_mb_per_second", LOOPBACK, "study_socket_mb_per_second"),
+        "series_ratio_to_socket": ("series_mb_per_second", LOOPBACK, "series_socket_mb_per_second"),
         "single_ratio": ("single_per_second", peer, "single_per_second"),
     }
     less_is_better = {"ttfb_ratio": "study_ttfb_ms", "qido_ratio": "qido_ms", "metadata_ratio": "metadata_ms"}

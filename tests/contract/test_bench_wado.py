@@ -147,13 +147,14 @@ def test_ratios_are_medians_of_rounds_and_more_than_one_is_better() -> None:
                 "study_curl_mb_per_second": ours * 2,
                 "study_socket_mb_per_second": ours * 4,
                 "series_curl_mb_per_second": ours * 5,
+                "series_socket_mb_per_second": ours * 8,
             },
         }
 
     ratios = bench_wado.ratios([one(8, 1), one(6, 2), one(4, 4)], "drimbox", "orthanc")
     assert ratios["study_ratio_to_orthanc"] == 3
     assert (ratios["study_ratio_to_loopback"], ratios["study_ratio_to_socket"]) == (0.5, 0.25)
-    assert ratios["series_ratio_to_loopback"] == 0.2
+    assert (ratios["series_ratio_to_loopback"], ratios["series_ratio_to_socket"]) == (0.2, 0.12)
     assert ratios["qido_ratio"] == 0.33
 
 
