@@ -70,8 +70,8 @@ def _doors(settings: Settings) -> Iterator[tuple[str, Look]]:
     dicom, mllp, seconds = settings.dicom, settings.mllp, settings.health.deadline * _OWN_LIMIT
     who = (dicom.ae_title, dicom.calling_ae_titles, make_image_senders(dicom))
     yield "dicom:echo", partial(probes_dicom.echo, (dicom.host, dicom.port), *who, seconds)
-    if dicom.tls_port:
-        secure = (dicom.host, dicom.tls_port, seconds, "drimbox dicom")
+    if dicom.tls_port and dicom.tls_certificate is not None:  # the settings demand it with a tls_port
+        secure = (dicom.host, dicom.tls_port, dicom.tls_certificate, seconds, "drimbox dicom")
         yield "dicoms:handshake", partial(probes_tls.tls_begins, *secure)
     yield "mllp:connect", partial(probes_net.mllp_connect, mllp.host, mllp.port, seconds)
     if mllp.tls_port:

@@ -150,22 +150,27 @@ def test_both_ports_together_have_the_places_of_the_settings(process: Process, t
 
 def test_a_look_at_the_tls_port_is_no_refused_peer(process: Process, free_port: Callable[[], int]) -> None:
     port, command = process.tls_port, "drimbox dicom"
+    shown, other = process.pki.path("appliance_server"), process.pki.path("ris_auth")
     for _ in range(3):
-        outcome = tls_begins("127.0.0.1", port, 4.0, command)
+        outcome = tls_begins("127.0.0.1", port, shown, 4.0, command)
         assert (outcome.status, outcome.output) == (Status.PASS, "")
     assert process.rows("ASSOCIATION_REFUSED") == []
     assert "TLS not agreed" not in process.said()
-    plain = tls_begins("127.0.0.1", process.port, 4.0, command)
+    foreign = tls_begins("127.0.0.1", port, other, 4.0, command)
+    assert (foreign.status, "does not show" in foreign.output) == (Status.FAIL, True)
+    absent = tls_begins("127.0.0.1", port, Path("absent.pem"), 4.0, command)
+    assert (absent.status, "absent.pem" in absent.output) == (Status.FAIL, True)
+    plain = tls_begins("127.0.0.1", process.port, shown, 4.0, command)
     assert plain.status is Status.FAIL
-    nobody = tls_begins("127.0.0.1", free_port(), 4.0, command)
+    nobody = tls_begins("127.0.0.1", free_port(), shown, 4.0, command)
     assert (nobody.status, "start `drimbox dicom`" in nobody.output) == (Status.FAIL, True)
     process.running.send_signal(signal.SIGSTOP)
     begun = time.monotonic()
-    stopped = tls_begins("127.0.0.1", port, 0.5, command)
+    stopped = tls_begins("127.0.0.1", port, shown, 0.5, command)
     assert (stopped.status, "restart it" in stopped.output) == (Status.FAIL, True)
     assert time.monotonic() - begun < 2
     process.running.send_signal(signal.SIGCONT)
-    eventually(lambda: tls_begins("127.0.0.1", port, 4.0, command).status is Status.PASS)
+    eventually(lambda: tls_begins("127.0.0.1", port, shown, 4.0, command).status is Status.PASS)
 
 
 def test_a_key_that_does_not_match_is_said_and_not_taken(process: Process, tmp_path: Path) -> None:
@@ -175,7 +180,8 @@ def test_a_key_that_does_not_match_is_said_and_not_taken(process: Process, tmp_p
         peer.associate()
     try:
         key.write_bytes(process.pki.key("ris_auth").read_bytes())
-        outcome = tls_begins("127.0.0.1", process.tls_port, 4.0, "drimbox dicom")
+        shown = process.pki.path("appliance_server")
+        outcome = tls_begins("127.0.0.1", process.tls_port, Path(shown), 4.0, "drimbox dicom")
         assert outcome.status is Status.PASS
         eventually(lambda: "the key does not match the certificate; the old one stays" in process.said())
     finally:

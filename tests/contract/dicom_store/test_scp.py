@@ -19,7 +19,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import AllTransferSyntaxes
-from pynetdicom import AE, AllStoragePresentationContexts
+from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import Verification
 from sqlalchemy import Engine, create_engine, event
@@ -368,6 +368,8 @@ def test_an_instance_over_the_limit_is_aborted(
 def test_sending_on_without_waiting_is_aborted(door: DicomDoor, recorder: Recorder, engine: str) -> None:
     recorder.pause = threading.Event()
     association = associate(door, ("1.2.840.10008.5.1.4.1.1.7", [EXPLICIT]))
+    sent: list[Any] = []
+    association.bind(evt.EVT_DATA_SENT, sent.append)
     for number in (1, 2):
         request = C_STORE()
         request.MessageID, request.Priority = number, 0
@@ -377,6 +379,7 @@ def test_sending_on_without_waiting_is_aborted(door: DicomDoor, recorder: Record
         )
         request.DataSet = BytesIO(b"x" * 100)
         association.dimse.send_msg(request, association.accepted_contexts[0].context_id)
+    eventually(lambda: len(sent) >= 4)  # by a thread: command and data set of each
     # our own engine looks when the instance at hand is stored, the reference at once
     eventually(lambda: engine == "own" or bool(association.is_aborted))
     recorder.pause.set()

@@ -16,6 +16,20 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _exam()
+    _message()
+    _report()
+    _report_study()
+    _submission()
+    _report_parent()
+    _gate()
+    _trace()
+    _dicom_study()
+    _dicom_series()
+    _dicom_instance()
+
+
+def _exam() -> None:
     op.create_table(
         "exam",
         sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
@@ -36,6 +50,8 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_exam_reconcile_at"), ["reconcile_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_exam_state"), ["state"], unique=False)
 
+
+def _message() -> None:
     op.create_table(
         "message",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -53,6 +69,8 @@ def upgrade() -> None:
     with op.batch_alter_table("message", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_message_received_at"), ["received_at"], unique=False)
 
+
+def _report() -> None:
     op.create_table(
         "report",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -75,6 +93,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("document_id"),
     )
+
+
+def _report_study() -> None:
     op.create_table(
         "report_study",
         sa.Column("report_id", sa.String(length=36), nullable=False),
@@ -86,6 +107,8 @@ def upgrade() -> None:
             batch_op.f("ix_report_study_study_instance_uid"), ["study_instance_uid"], unique=False
         )
 
+
+def _submission() -> None:
     op.create_table(
         "submission",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -129,6 +152,8 @@ def upgrade() -> None:
             batch_op.f("ix_submission_study_instance_uid"), ["study_instance_uid"], unique=False
         )
 
+
+def _report_parent() -> None:
     op.create_table(
         "report_parent",
         sa.Column("report_id", sa.String(length=36), nullable=False),
@@ -136,6 +161,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("report_id", "document_id"),
     )
     op.create_index("ix_report_parent_document_id", "report_parent", ["document_id"], unique=False)
+
+
+def _gate() -> None:
     op.create_table(
         "gate",
         sa.Column("name", sa.String(length=16), nullable=False),
@@ -144,6 +172,9 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
+
+
+def _trace() -> None:
     op.create_table(
         "trace",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -161,6 +192,8 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_trace_at"), ["at"], unique=False)
         batch_op.create_index(batch_op.f("ix_trace_study_instance_uid"), ["study_instance_uid"], unique=False)
 
+
+def _dicom_study() -> None:
     op.create_table(
         "dicom_study",
         sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
@@ -170,6 +203,9 @@ def upgrade() -> None:
         sa.Column("received_at", sa.String(length=27), nullable=False),
         sa.PrimaryKeyConstraint("study_instance_uid"),
     )
+
+
+def _dicom_series() -> None:
     op.create_table(
         "dicom_series",
         sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
@@ -184,6 +220,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("study_instance_uid", "series_instance_uid"),
     )
+
+
+def _dicom_instance() -> None:
     op.create_table(
         "dicom_instance",
         sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
