@@ -45,15 +45,15 @@ from dicom_store.scanner import (
 from dicom_store.status import Outcome
 from dicom_store.vr_dictionary import vr_of
 
-COST_BYTES = 64 * 1024 * 1024  # inline values as JSON, and `_ELEMENT_COST` for each element or fragment
-_ELEMENT_COST = 32
+COST_BYTES = 64 * 1024 * 1024  # inline values as JSON, and `ELEMENT_COST` for each element or fragment
+ELEMENT_COST = 32
 _STEPS, _MAX_DEPTH = 128, 64  # between two rests; of sequences in sequences
-_CHARACTER_SET, _PIXEL_REPRESENTATION = 0x00080005, 0x00280103
+CHARACTER_SET, PIXEL_REPRESENTATION = 0x00080005, 0x00280103
 _IDENTITY = frozenset({0x00080050, 0x00100020, 0x00100030})  # AccessionNumber, PatientID, PatientBirthDate
 _LEFT_OUT = frozenset({0x0000, 0x0002, 0xFFFE})  # groups: command, file meta, items; and every group length
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # always bulk data
 _FRAGMENTS = frozenset({b"OB", b"OW", b"OD", b"OF", b"OL", b"OV"})  # may be encapsulated (PS3.5 A.4)
-_UNICODE = '"vr":"CS","Value":["ISO_IR 192"]'  # JSON is UTF-8 (F.2, RFC 8259)
+UNICODE = '"vr":"CS","Value":["ISO_IR 192"]'  # JSON is UTF-8 (F.2, RFC 8259)
 _BY_NAME = {row.name: row for row in ROWS.values()}
 _SHORT = 64  # bytes of a value whose text is remembered
 _PLAIN = {vr: row for vr, row in ROWS.items() if vr != b"UN"}  # says by itself what its value is
@@ -76,20 +76,20 @@ def instance_json(
     encoding = ENCODINGS.get(transfer_syntax, Encoding())
     if transfer_syntax in DEFLATED:
         inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set, PREFIX_BYTES)
-        members = _Walk(inflated, encoding, None, strict).members()
+        members = Walk(inflated, encoding, None, strict).members()
     else:
-        make = _Walk if relax is None else partial(_RestingWalk, relax)
+        make = Walk if relax is None else partial(RestingWalk, relax)
         members = make(data_set, encoding, file_offset, strict).members()
-    members[_CHARACTER_SET] = _UNICODE
+    members[CHARACTER_SET] = UNICODE
     return _object(members).encode("utf-8", "replace")
 
 
 def _object(members: dict[int, str]) -> str:
-    return "{" + ",".join([_key(tag) + members[tag] + "}" for tag in sorted(members)]) + "}"
+    return "{" + ",".join([member_key(tag) + members[tag] + "}" for tag in sorted(members)]) + "}"
 
 
 @lru_cache(8192)
-def _key(tag: int) -> str:
+def member_key(tag: int) -> str:
     return f'"{tag:08X}":{{'
 
 
@@ -102,7 +102,7 @@ _remembered = lru_cache(4096)(_written)  # instances of a series have most of th
 
 
 @dataclass(slots=True)
-class _Scope:
+class Scope:
     """What holds for the elements of a data set or of an item, and is inherited by the items in it (PS3.5 7.5.3)."""
 
     encodings: tuple[str, ...]
@@ -110,14 +110,14 @@ class _Scope:
     depth: int = 0
     signed: bool | None = None  # by PixelRepresentation; None = not met so far
 
-    def inner(self, implicit_vr: bool) -> _Scope:
+    def inner(self, implicit_vr: bool) -> Scope:
         if self.depth >= _MAX_DEPTH:
             raise Unreadable("sequences nested too deeply")
-        return _Scope(self.encodings, implicit_vr, self.depth + 1, self.signed)
+        return Scope(self.encodings, implicit_vr, self.depth + 1, self.signed)
 
 
-class _Walk:
-    """One walk over one data set. `file_offset` None: its bytes are not those of the file."""
+class Walk:
+    """One walk over one data set. `file_offset` None: its bytes are not those of the file. `left`: of `COST_BYTES`."""
 
     def __init__(self, data_set: Buffer, encoding: Encoding, file_offset: int | None, strict: bool) -> None:
         self._strict = strict
@@ -125,22 +125,22 @@ class _Walk:
         self._encoding = encoding
         self._order = ">" if encoding.big_endian else "<"
         self._file_offset = file_offset
-        self._left = COST_BYTES
+        self.left = COST_BYTES
         self._late = False  # the header was not read as far as this
         self._whole_signed: bool | None = None
 
     def members(self) -> dict[int, str]:
         """What follows the tag of every element, without its braces, by tag."""
         found: dict[int, str] = {}
-        scope = _Scope(tuple(python_encodings(b"")), self._encoding.implicit_vr)
+        scope = Scope(tuple(python_encodings(b"")), self._encoding.implicit_vr)
         with suppress(Unreadable):  # as far as it can be understood, see above
-            self._elements(0, self._scanner.end, scope, found)
+            self.elements(0, self._scanner.end, scope, found)
         return found
 
-    def _elements(self, position: int, end: int, scope: _Scope, found: dict[int, str]) -> int:
+    def elements(self, position: int, end: int, scope: Scope, found: dict[int, str]) -> int:
         """Members of the elements from `position` to `end`, or to the end of the item; the position after it."""
         while position < end:
-            self._spend(_ELEMENT_COST)
+            self.spend(ELEMENT_COST)
             try:
                 tag, vr, length, start = self._scanner.element(position, scope.implicit_vr)
             except UnknownVR:
@@ -149,7 +149,7 @@ class _Walk:
                 return start
             row, position = _PLAIN.get(vr), start + length
             if row is None or length > row.inline or position > end or tag in _PIXELS:
-                text, position = self._member(tag, vr, length, start, end, scope)
+                text, position = self.member(tag, vr, length, start, end, scope)
             else:
                 text = self._inline(tag, row, start, position, scope)
             if text and tag & 0xFFFF and tag >> 16 not in _LEFT_OUT:
@@ -167,14 +167,12 @@ class _Walk:
                 Outcome.NOT_UNDERSTOOD, "the data set says what it is once more, and differently"
             )
 
-    def _spend(self, cost: int) -> None:
-        self._left -= cost
-        if self._left < 0:
+    def spend(self, cost: int) -> None:
+        self.left -= cost
+        if self.left < 0:
             raise Unreadable("more than is prepared")
 
-    def _member(
-        self, tag: int, vr: bytes, length: int, start: int, end: int, scope: _Scope
-    ) -> tuple[str, int]:
+    def member(self, tag: int, vr: bytes, length: int, start: int, end: int, scope: Scope) -> tuple[str, int]:
         """(`"vr"` and value of an element, or "" where it is left out; the position after it)."""
         implicit_vr = scope.implicit_vr
         if vr == b"UN":  # holds what implicit VR little endian would (PS3.5 6.2.2)
@@ -194,20 +192,20 @@ class _Walk:
             raise Unreadable("the data set ends inside an element")
         return (self._bulk(row, start, after) if bulk else self._inline(tag, row, start, after, scope)), after
 
-    def _inline(self, tag: int, row: ValueRepresentation, start: int, after: int, scope: _Scope) -> str:
+    def _inline(self, tag: int, row: ValueRepresentation, start: int, after: int, scope: Scope) -> str:
         length = after - start
         raw = self._scanner.view[start:after].tobytes()
-        if tag == _CHARACTER_SET:
+        if tag == CHARACTER_SET:
             scope.encodings = tuple(python_encodings(raw))
-            return _UNICODE
-        if tag == _PIXEL_REPRESENTATION:
+            return UNICODE
+        if tag == PIXEL_REPRESENTATION:
             scope.signed = b"\1" in raw
         write = _remembered if length <= _SHORT else _written
         try:
             text = write(row.name, raw, scope.encodings, self._order)
         except ValueError:
             return ""  # of a length that its VR cannot have
-        self._left -= len(text)  # up to six times the value: a control character is \u0001
+        self.left -= len(text)  # up to six times the value: a control character is \u0001
         return text
 
     def _bulk(self, row: ValueRepresentation, start: int, after: int) -> str:
@@ -215,21 +213,21 @@ class _Walk:
             return f'"vr":"{row.name}"'
         return f'"vr":"{row.name}","BulkDataURI":"bulkdata/{self._file_offset + start}-{after - start}"'
 
-    def _signed(self, scope: _Scope) -> bool:
+    def _signed(self, scope: Scope) -> bool:
         """Whether pixel values are signed: as this item, one around it, or the whole data set says."""
         if scope.signed is None:
             if self._whole_signed is None:
-                wanted = frozenset({_PIXEL_REPRESENTATION})
+                wanted = frozenset({PIXEL_REPRESENTATION})
                 try:
-                    found = scan(self._scanner.view, self._encoding, wanted, _PIXEL_REPRESENTATION)
+                    found = scan(self._scanner.view, self._encoding, wanted, PIXEL_REPRESENTATION)
                 except Unreadable:
                     found = {}
-                self._whole_signed = b"\1" in found.get(_PIXEL_REPRESENTATION, b"")
+                self._whole_signed = b"\1" in found.get(PIXEL_REPRESENTATION, b"")
             return self._whole_signed
         return scope.signed
 
     def _of_undefined_length(
-        self, tag: int, vr: bytes, start: int, end: int, inner: _Scope
+        self, tag: int, vr: bytes, start: int, end: int, inner: Scope
     ) -> tuple[str, int]:
         if tag in _PIXELS or vr in _FRAGMENTS:
             after = self._after_fragments(start, end)
@@ -240,7 +238,7 @@ class _Walk:
         after = self._items(start, end, inner, items)
         return _sequence_of(items), after
 
-    def _sequence(self, start: int, after: int, end: int, inner: _Scope) -> str:
+    def _sequence(self, start: int, after: int, end: int, inner: Scope) -> str:
         """A sequence of defined length; "" when it cannot be understood."""
         if after > end:
             raise Unreadable("the data set ends inside an element")
@@ -251,19 +249,19 @@ class _Walk:
             return ""
         return _sequence_of(items)
 
-    def _items(self, position: int, end: int, outer: _Scope, items: list[str]) -> int:
+    def _items(self, position: int, end: int, outer: Scope, items: list[str]) -> int:
         """The items up to `end` or to the sequence delimiter; the position after it."""
         while position < end:
-            self._spend(_ELEMENT_COST)
+            self.spend(ELEMENT_COST)
             tag, _, length, start = self._scanner.element(position, True)
             if tag == SEQUENCE_END:
                 return start
             after = end if length == UNDEFINED_LENGTH else start + length
             if tag != ITEM or after > end:
                 raise Unreadable("something else than an item in a sequence")
-            scope = _Scope(outer.encodings, outer.implicit_vr, outer.depth, outer.signed)
+            scope = Scope(outer.encodings, outer.implicit_vr, outer.depth, outer.signed)
             found: dict[int, str] = {}
-            position = self._elements(start, after, scope, found)
+            position = self.elements(start, after, scope, found)
             position = position if length == UNDEFINED_LENGTH else after
             items.append(_object(found))
         return position
@@ -271,7 +269,7 @@ class _Walk:
     def _after_fragments(self, position: int, end: int) -> int:
         """Position after the sequence delimiter of encapsulated data; the end of the data where it is torn."""
         while position + 8 <= end:
-            self._spend(_ELEMENT_COST)
+            self.spend(ELEMENT_COST)
             tag, _, length, start = self._scanner.element(position, True)
             if tag == SEQUENCE_END:
                 return start
@@ -281,7 +279,7 @@ class _Walk:
         return end
 
 
-class _RestingWalk(_Walk):
+class RestingWalk(Walk):
     """Calls `relax` once in `_STEPS` elements or fragments: each may bring 64 KiB of a mapping into memory."""
 
     def __init__(self, relax: Callable[[], None], *walk: Any) -> None:
@@ -289,8 +287,8 @@ class _RestingWalk(_Walk):
         self._relax = relax
         self._steps = 0
 
-    def _spend(self, cost: int) -> None:
-        super()._spend(cost)
+    def spend(self, cost: int) -> None:
+        super().spend(cost)
         self._steps += 1
         if self._steps % _STEPS == 0:
             self._relax()

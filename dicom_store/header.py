@@ -125,12 +125,23 @@ def read_beginning(
 def _header(
     raw: Mapping[int, bytes], transfer_syntax: str, sop_class_uid: str, sop_instance_uid: str
 ) -> InstanceHeader:
+    return header_of(values_of(raw, transfer_syntax), transfer_syntax, sop_class_uid, sop_instance_uid)
+
+
+def values_of(raw: Mapping[int, bytes], transfer_syntax: str) -> dict[str, Any]:
+    """The values of `ATTRIBUTES` by keyword, from the raw values of `WANTED` tags; what is absent is empty."""
     encodings = python_encodings(raw.get(_CHARACTER_SET, b""))
     order = ">" if transfer_syntax == EXPLICIT_VR_BIG_ENDIAN else "<"
-    values: dict[str, Any] = {
-        attribute.keyword: _value(raw.get(attribute.tag, b""), attribute.kind, encodings, order)
+    return {
+        attribute.keyword: value_of(raw.get(attribute.tag, b""), attribute.kind, encodings, order)
         for attribute in ATTRIBUTES
     }
+
+
+def header_of(
+    values: Mapping[str, Any], transfer_syntax: str, sop_class_uid: str, sop_instance_uid: str
+) -> InstanceHeader:
+    """The header with these `values_of` a data set. Raises `HeaderRefused` as `read_header` for its UIDs."""
     faults = list(_uid_faults(values, sop_class_uid, sop_instance_uid))
     if faults:
         raise HeaderRefused(faults[0][0], "; ".join(reason for _, reason in faults))
@@ -232,7 +243,8 @@ def decode_text(raw: bytes, encodings: Sequence[str]) -> str:
         return raw.decode(encodings[0], "replace")
 
 
-def _value(raw: bytes, kind: Kind, encodings: Sequence[str], order: str) -> str | int | None:
+def value_of(raw: bytes, kind: Kind, encodings: Sequence[str], order: str) -> str | int | None:
+    """One raw value, decoded and stripped; `order`: `<` or `>`, the byte order."""
     if not raw:
         return None if kind in _NUMBERS else ""
     if kind is Kind.TEXT:

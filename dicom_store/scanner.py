@@ -27,6 +27,10 @@ FIRST_TAG, LAST_TAG, _PIXELS = 0x00080001, 0x00400245, 0x7FE00000
 _NEEDED_TAG = 0x00280100  # the last one that an image must have
 _MAX_DEPTH = 256
 _LONG_VR = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_UNPACK = {  # by byte order: header in implicit VR, in explicit VR, length of the long form of that (PS3.5 7.1)
+    big_endian: tuple(struct.Struct(order + code).unpack_from for code in ("HHI", "HH2sH", "I"))
+    for big_endian, order in ((False, "<"), (True, ">"))
+}
 _SHORT_VR = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 
 
@@ -168,10 +172,7 @@ class Scanner:
     def __init__(self, data_set: Buffer, encoding: Encoding) -> None:
         self.view = memoryview(data_set).cast("B")
         self.end = len(self.view)
-        order = ">" if encoding.big_endian else "<"
-        self._implicit = struct.Struct(order + "HHI").unpack_from
-        self._explicit = struct.Struct(order + "HH2sH").unpack_from
-        self._long = struct.Struct(order + "I").unpack_from
+        self._implicit, self._explicit, self._long = _UNPACK[encoding.big_endian]
         self._big_endian = encoding.big_endian
 
     def element(self, position: int, implicit_vr: bool) -> tuple[int, bytes, int, int]:

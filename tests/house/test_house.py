@@ -50,7 +50,8 @@ PURE = [
             *("command_set", "commitment", "references", "senders", "upper_layer"),
             *("body", "byte_range", "conversions", "dicom_json", "frame_representation", "frame_table"),
             *("json_values", "part10", "query", "query_attributes", "render_params", "representation"),
-            *("resources", "search_result", "transcode_queue", "transfer_syntax", "vr_dictionary"),
+            *("resources", "search_result", "series_layout", "series_template"),
+            *("transcode_queue", "transfer_syntax", "vr_dictionary"),
         )
     ),
     *(
