@@ -12,16 +12,19 @@ from typing import NamedTuple
 from sqlalchemy.orm import Session
 
 from dicom_store import index_notes, index_queries, index_segments, index_studies, metadata
-from dicom_store.incoming import ImageWriter, Incoming
+from dicom_store.header import HeaderRefused, read_header
+from dicom_store.image_writer import ImageWriter
+from dicom_store.incoming import Incoming
 from dicom_store.index_notes import Rejected
 from dicom_store.index_queries import IndexedInstance, Place
 from dicom_store.index_studies import Forgotten
 from dicom_store.instance import InstanceHeader
+from dicom_store.part10 import data_set_offset, said_by_meta
 from dicom_store.paths import study_of_segment
 from dicom_store.rejection import KEY_OBJECT_SELECTION, RejectionNote, read_note
 from dicom_store.repeated import Copy, judge, returns, stored_copy
 from dicom_store.scanner import Buffer
-from dicom_store.segment_record import Kind, SegmentDamaged
+from dicom_store.segment_record import Kind, SegmentDamaged, WholeRecord
 from dicom_store.segment_source import SegmentSource
 from dicom_store.segment_writer import metadata_offset
 from dicom_store.segments import Recovered, Segments
@@ -90,7 +93,17 @@ class Archive:
         stored: Place,
         note: RejectionNote | KeyImageNote | None = None,
     ) -> Outcome:
-        """Write the rows of what `Incoming.keep` wrote: STORED, or DUPLICATE when another was first.
+        """The outcome of `add`."""
+        return self.add(session, header, stored, note)[0]
+
+    def add(
+        self,
+        session: Session,
+        header: InstanceHeader,
+        stored: Place,
+        note: RejectionNote | KeyImageNote | None = None,
+    ) -> tuple[Outcome, bool]:
+        """Write the rows of what `Incoming.keep` wrote: STORED, or DUPLICATE when another was first; whether it is new.
 
         `note`: what `note_of` says of it; a rejection takes effect by `reject`, in the same transaction. An
         instance that a note rejected before it came is hidden at once. STORED also when a rejected instance
@@ -102,12 +115,12 @@ class Archive:
         while not index_queries.add(session, header, stored, now, describes_study=describes_study):
             known = index_queries.find(session, sop)
             if known is not None:
-                return self._index_again(session, known, header, stored)
+                return self._index_again(session, known, header, stored), False
             # it was of another study, which was forgotten between the two statements
         if note is not None:
             index_notes.keep_note(session, study, note)
         index_notes.apply_remembered(session, study, sop, now)
-        return Outcome.STORED
+        return Outcome.STORED, True
 
     def _index_again(
         self, session: Session, known: IndexedInstance, header: InstanceHeader, stored: Place
@@ -176,18 +189,40 @@ class Archive:
             return None
         return stored.segment, metadata_offset(stored.offset, stored.length), stored.metadata_length
 
-    def recover(self, session: Session) -> list[Recovered]:
-        """Settle, at start, what dead processes left: bytes without a row go, rows without bytes are reported.
+    def recover(
+        self,
+        session: Session,
+        readmit: Callable[[InstanceHeader, Place], bool] = lambda _header, _place: False,
+        before_forgetting: Callable[[], object] = lambda: None,
+    ) -> list[Recovered]:
+        """Settle, at start, what dead processes left: rows without bytes are reported, bytes without a row go.
 
-        `session`: used for nothing else. It is rolled back before each look: other processes commit meanwhile, and
-        a snapshot of before would have their bytes cut off.
+        But an instance that arrived whole is offered to `readmit`, which says whether it has a row now; no note is:
+        theirs are never lost. `session`: used for nothing else. It is rolled back before each look: other processes
+        commit meanwhile, and a snapshot of before would have their bytes cut off. `before_forgetting` as in
+        `Segments.recover`.
         """
 
         def needed_end(segment: str) -> int:
             session.rollback()
             return index_segments.needed_end(session, segment)
 
-        return self._segments.recover(needed_end)
+        def offer(segment: str, record: WholeRecord) -> bool:
+            header = self._arrived(segment, record)
+            place = Place(segment, record.offset, record.length, record.sha256, record.metadata_length)
+            return header is not None and readmit(header, place)
+
+        return self._segments.recover(needed_end, offer, before_forgetting)
+
+    def _arrived(self, segment: str, record: WholeRecord) -> InstanceHeader | None:
+        """The header of an instance that is whole in a segment; None for a note, and for what the door refuses."""
+        file = self._segments.view(segment, record.offset, record.length)
+        try:
+            said = said_by_meta(file)
+            header = read_header(file[data_set_offset(file) :], *said)
+        except (ValueError, HeaderRefused):
+            return None
+        return None if header.SOPClassUID == KEY_OBJECT_SELECTION else header
 
     @staticmethod
     def forget(session: Session, study: str) -> Forgotten:

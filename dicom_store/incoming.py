@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import mmap
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
+from typing import Protocol
 
 from dicom_store import metadata
-from dicom_store.header import HeaderRefused, read_beginning, read_header
+from dicom_store.header import HeaderRefused, read_header
 from dicom_store.index_queries import Place
 from dicom_store.instance import InstanceHeader
 from dicom_store.part10 import file_start
@@ -24,14 +23,12 @@ from dicom_store.rejection import KEY_OBJECT_SELECTION, MAX_NOTE_BYTES, Rejectio
 from dicom_store.scanner import PREFIX_BYTES, Buffer
 from dicom_store.segment_record import HEADER
 from dicom_store.segment_writer import SegmentWriter
-from dicom_store.segments import Segments
+from dicom_store.series_template import Matched, Templates
 from dicom_store.sink import StoreCommand
 from dicom_store.status import Outcome, StoreRefused
 from dicom_store.study import KeyImageNote
 
 MEMORY_BYTES = 1024 * 1024  # a longer data set is written while it arrives
-OPEN_SEGMENTS = 8  # per association: one that interleaves more studies begins new segments
-SEGMENT_BYTES = 1024**3  # a longer segment is left for a new one
 _FIRST_LOOK = 64 * 1024  # a header that is not in the first piece is mostly in these bytes
 _PIECE = 256 * 1024  # of a data set that is read again
 # Decoded, a note of tiny elements takes a hundred times its bytes: one at a time in a process.
@@ -42,73 +39,39 @@ Admit = Callable[[InstanceHeader], None]
 _View = tuple[memoryview, Callable[[], None] | None]
 
 
-def _everything(_header: InstanceHeader) -> None:
+def everything(_header: InstanceHeader) -> None:
     """Admits whatever comes."""
 
 
-class ImageWriter:
-    """Takes the instances of one association, one at a time, into a segment per study. Not for several threads."""
+class Writer(Protocol):
+    """Where it is written: see `image_writer.ImageWriter`."""
 
-    def __init__(self, segments: Segments, source_ae_title: str) -> None:
-        self._segments = segments
-        self._open: OrderedDict[str, SegmentWriter] = OrderedDict()
-        self._memory: memoryview | None = None
-        self.source_ae_title = source_ae_title
+    source_ae_title: str
+    templates: Templates
 
-    def __enter__(self) -> ImageWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def begin(self, command: StoreCommand, admit: Admit = _everything) -> Incoming:
-        """An instance whose data set will come in pieces. `admit`: may refuse it once its header is known."""
-        if self._memory is None:
-            self._memory = memoryview(bytearray(MEMORY_BYTES))
-        return Incoming(self, command, admit, self._memory)
-
-    def take(self, header: InstanceHeader, data_set: Buffer) -> Incoming:
-        """An instance whose data set is all there, with the header that was read of it."""
-        return Incoming.of(self, header, data_set)
-
-    def append(self, header: InstanceHeader, data_set: Buffer) -> Place:
-        """`take` and `Incoming.keep` in one."""
-        return self.take(header, data_set).keep()
-
-    def segment(self, study_instance_uid: str) -> SegmentWriter:
-        """The open segment of a study; its file is made by the first record."""
-        segment = self._open.pop(study_instance_uid, None)
-        if segment is None or segment.closed or segment.end >= SEGMENT_BYTES:
-            if segment is not None:
-                segment.close()
-            segment = self._segments.writer(study_instance_uid)
-        self._open[study_instance_uid] = segment
-        if len(self._open) > OPEN_SEGMENTS:
-            self._open.popitem(last=False)[1].close()
-        return segment
-
-    def close(self) -> None:
-        """Close every segment, after the last transaction ended; let go of the memory, whoever still holds us."""
-        self._memory = None
-        while self._open:
-            self._open.popitem()[1].close()
+    @property
+    def is_lone(self) -> bool: ...
+    def segment(self, study_instance_uid: str) -> SegmentWriter: ...
 
 
 class Incoming:
     """One data set, exactly as sent: `more`, then `whole`, then `keep`; `take_back` at any time."""
 
     def __init__(
-        self, writer: ImageWriter, command: StoreCommand | None, admit: Admit, memory: memoryview
+        self,
+        writer: Writer,
+        command: StoreCommand | None,
+        admit: Admit,
+        memory: memoryview,
     ) -> None:
         self._writer = writer
         self._command = command
         self._admit = admit
         self._header: InstanceHeader | None = None
         self._is_final = False  # nothing that follows can change the header
+        self._matched: Matched | None = None
         self._look_at = 1  # length from which the header is looked for
-        self._memory: Buffer = memory
+        self._memory: Buffer | None = memory  # None: all that came is in the segment, and only there
         self._start = b""
         self._digest = hashlib.sha256()
         self._segment: SegmentWriter | None = None  # once bytes of it are there
@@ -116,10 +79,10 @@ class Incoming:
         self.length = 0
 
     @classmethod
-    def of(cls, writer: ImageWriter, header: InstanceHeader, data_set: Buffer) -> Incoming:
+    def of(cls, writer: Writer, header: InstanceHeader, data_set: Buffer) -> Incoming:
         """See `ImageWriter.take`."""
         view = memoryview(data_set).cast("B")
-        made = cls(writer, None, _everything, view)
+        made = cls(writer, None, everything, view)
         made.length = len(view)
         made._know(header, is_final=True)
         return made
@@ -130,6 +93,11 @@ class Incoming:
         if self._header is None:
             raise ValueError("the header is not known yet")
         return self._header
+
+    @property
+    def is_lone(self) -> bool:
+        """Whether nobody else in this process takes instances in."""
+        return self._writer.is_lone
 
     @property
     def study(self) -> str | None:
@@ -144,9 +112,9 @@ class Incoming:
     def more(self, piece: memoryview) -> None:
         """The next bytes. Raises `StoreRefused` as soon as something is known to be wrong, OSError."""
         position, self.length = self.length, self.length + len(piece)
-        if self._segment is not None:
+        if self._memory is None:
             self._digest.update(piece)
-            self._segment.stream([piece])
+            self._stream(piece)
             return
         self._gather(position, piece)
         if self._header is not None:
@@ -154,7 +122,8 @@ class Incoming:
         elif self.length >= self._look_at:
             self._look()
         if self._header is not None and self.length > MEMORY_BYTES:
-            self._stream()
+            self._stream(memoryview(self._memory)[: self.length])
+            self._memory = None
 
     def whole(self) -> InstanceHeader:
         """No more bytes come. Raises `StoreRefused`."""
@@ -196,12 +165,13 @@ class Incoming:
                     relax()
 
     def keep(self) -> Place:
-        """Write what is not written yet: durable when it returns.
+        """Write what is not written yet: durable after `sync`.
 
         Raises `free_space.StorageFull`, OSError; then nothing of it is there.
         """
         with self._data_set() as (view, relax):
-            json = metadata.prepare(self.header, view, len(self._start), relax)
+            templates, begin = self._writer.templates, len(self._start)
+            json = metadata.prepare(self.header, view, begin, relax, templates, self._matched)
             parts: list[Buffer] = []
             if self._segment is None:
                 self._segment = self._writer.segment(self.header.StudyInstanceUID)
@@ -211,6 +181,16 @@ class Incoming:
             stored.segment, stored.offset, stored.length, stored.sha256, stored.metadata_length
         )
         return self._place
+
+    def hasten(self) -> None:
+        """Have the disk begin with what `sync` will wait for; after `keep`."""
+        if self._segment is not None:
+            self._segment.hasten()
+
+    def sync(self) -> None:
+        """What `keep` wrote is durable when it returns. Raises OSError; then nothing of it is there."""
+        if self._segment is not None:
+            self._segment.sync()
 
     def take_back(self) -> None:
         """Nothing of it remains; without effect after `leave`. Not after another instance of the writer was begun."""
@@ -223,13 +203,14 @@ class Incoming:
         self._segment = None
 
     def _gather(self, position: int, piece: memoryview) -> None:
-        if self.length > MEMORY_BYTES:
-            if not isinstance(self._memory, bytearray):
-                self._memory = bytearray(self._memory[:position])
-            self._memory += piece
-        else:
-            assert isinstance(self._memory, memoryview)
-            self._memory[position : self.length] = piece
+        memory = self._memory
+        if isinstance(memory, memoryview) and self.length <= MEMORY_BYTES:  # that of the writer
+            memory[position : self.length] = piece
+            return
+        if not isinstance(memory, bytearray):
+            assert memory is not None
+            self._memory = memory = bytearray(memory[:position])
+        memory += piece
 
     def _look(self) -> None:
         """Look for the header in what is there."""
@@ -237,10 +218,11 @@ class Incoming:
         command = self._command
         said = (command.transfer_syntax, command.sop_class_uid, command.sop_instance_uid)
         with self._data_set() as (view, _):
-            found = read_beginning(view, *said)
+            found = self._writer.templates.read(view, *said)
         self._look_at = min(max(4 * self.length, _FIRST_LOOK), PREFIX_BYTES)
         if found is not None:
-            self._know(*found)
+            header, is_final, self._matched = found
+            self._know(header, is_final)
 
     def _know(self, header: InstanceHeader, is_final: bool) -> None:
         if self._header is None:
@@ -251,19 +233,22 @@ class Incoming:
                 self._digest.update(view)
         self._header, self._is_final = header, is_final
 
-    def _stream(self) -> None:
-        """From now on it goes to disk."""
-        segment = self._writer.segment(self.header.StudyInstanceUID)
-        with self._data_set() as (view, _):
-            segment.stream([self._start, view])
-        self._segment, self._memory = segment, b""
+    def _stream(self, piece: memoryview) -> None:
+        """Write the next bytes of the data set; the segment itself takes back what it could not write."""
+        if self._segment is None:
+            segment = self._writer.segment(self.header.StudyInstanceUID)
+            segment.stream([self._start, piece])
+            self._segment = segment
+        else:
+            self._segment.stream([piece])
 
     @contextmanager
     def _data_set(self) -> Iterator[_View]:
         """(what is there of the data set; for a mapping, how it lets go of its pages)."""
-        if self._segment is None:
+        if self._memory is not None:
             yield memoryview(self._memory)[: self.length], None
             return
+        assert self._segment is not None
         mapped, begin = self._segment.streamed()
         # unmapped with its last view: an exception that is on its way may still hold one
         yield memoryview(mapped)[begin + len(self._start) :], partial(mapped.madvise, mmap.MADV_DONTNEED)

@@ -200,7 +200,10 @@ def in_use(session: Session, segment: str) -> bool:
 
 
 def retire(session: Session, segment: str, size: int, at: datetime) -> None:
-    """Nothing points to a segment any more: it may go once nobody can be reading it."""
+    """Nothing points to a segment any more: it may go once nobody can be reading it.
+
+    `size`: up to where it was indexed, in bytes: nothing of that is ever taken for what lost its row.
+    """
     insert(session, RetiredSegmentRow, {"segment": segment, "size": size, "retired_at": at})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from dicom_store.index import InstanceRow, NoteRow, SeriesRow, StudyRow
 from dicom_store.index_notes import Notes, notes_of
-from dicom_store.index_queries import IndexedInstance, indexed, ref_of
+from dicom_store.index_queries import IndexedInstance, indexed, known_end, ref_of
 from dicom_store.rejection import KEY_OBJECT_SELECTION
 from dicom_store.study import InstanceRef, SeriesSnapshot, StudySnapshot
 
@@ -32,11 +32,11 @@ _SHARED = (
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """A study whose rows are gone: how many instances, of how many bytes, in which `segments`."""
+    """A study whose rows are gone: how many instances, of how many bytes; `segments`: where its last row ended."""
 
     instances: int
     bytes: int
-    segments: tuple[str, ...]
+    segments: Mapping[str, int]
 
 
 def snapshot(session: Session, study_instance_uid: str) -> StudySnapshot | None:
@@ -86,14 +86,15 @@ def forget(session: Session, study: str) -> Forgotten:
     count, size = session.execute(
         select(func.count(), func.coalesce(func.sum(InstanceRow.payload_length), 0)).where(of_study)
     ).one()
-    segments = session.scalars(select(InstanceRow.segment).where(of_study).distinct()).all()
+    names = session.scalars(select(InstanceRow.segment).where(of_study).distinct()).all()
+    segments = {name: known_end(session, name) for name in sorted(names)}
     for row_class in (NoteRow, InstanceRow, SeriesRow, StudyRow):
         session.execute(
             delete(row_class)
             .where(row_class.study_instance_uid == study)
             .execution_options(synchronize_session=False)
         )
-    return Forgotten(int(count), int(size), tuple(sorted(segments)))
+    return Forgotten(int(count), int(size), segments)
 
 
 def segments_in_use(session: Session) -> frozenset[str]:

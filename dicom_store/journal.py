@@ -2,7 +2,8 @@
 
 One file per process (one at a time), locked with flock while the process may still write to a segment that it
 names; one synced line per segment, written before the segment is created. A file that nobody locks belongs to
-a process that is dead, or has finished with it.
+a process that is dead, or has finished with it. `*.intake.journal` names segments that instances arrive in: what is
+whole there was, or may have been, acknowledged. The others name copies.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+INTAKE = ".intake"  # the kind of a journal
 LINES_PER_FILE = 256  # then a new file is begun, and the old one let go once its segments are closed
 
 
 class Journal:
     """The journal of this process; nothing is created before the first entry. Safe for several threads."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, kind: str = "") -> None:
         self._directory = directory
+        self._kind = kind
         self._current: _File | None = None
         self._lock = threading.Lock()
 
@@ -32,7 +35,7 @@ class Journal:
         with self._lock:
             if self._current is None or self._current.lines >= LINES_PER_FILE:
                 self._retire()
-                self._current = _File(self._directory)
+                self._current = _File(self._directory, self._kind)
             file = self._current
             file.add(segment)
         return lambda: self._leave(file)
@@ -57,8 +60,8 @@ class Journal:
 class _File:
     """One journal file of this process, open and locked."""
 
-    def __init__(self, directory: Path) -> None:
-        name = secrets.token_hex(16)
+    def __init__(self, directory: Path, kind: str) -> None:
+        name = secrets.token_hex(16) + kind
         path, named = directory / f"{name}.new", directory / f"{name}.journal"
         self._descriptor = os.open(
             path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
@@ -100,6 +103,7 @@ class AbandonedJournal:
         self._descriptor = descriptor
         whole, _, _torn = path.read_bytes().rpartition(b"\n")
         # a torn last line was never synced: the segment that it would name was not created
+        self.is_intake = path.stem.endswith(INTAKE)
         self.segments = [line.decode("ascii", "replace") for line in whole.split(b"\n") if line]
 
     def __enter__(self) -> AbandonedJournal:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import struct
+from io import BytesIO
+
+from pydicom.filereader import dcmread
 
 from dicom_store.instance import InstanceHeader
 from dicom_store.scanner import Buffer
@@ -36,6 +39,16 @@ def data_set_offset(file: Buffer) -> int:
     if bytes(file[128:140]) != _BEGINNING:
         raise ValueError("not the beginning of a DICOM file")
     return _META_START + int(struct.unpack("<I", file[140:_META_START])[0])
+
+
+def said_by_meta(file: Buffer) -> tuple[str, str, str]:
+    """(transfer syntax, SOP class, SOP instance) of a DICOM file of ours: UIDs. Raises ValueError."""
+    meta = dcmread(BytesIO(bytes(file[: data_set_offset(file)]))).file_meta
+    return (
+        str(meta.TransferSyntaxUID),
+        str(meta.MediaStorageSOPClassUID),
+        str(meta.MediaStorageSOPInstanceUID),
+    )
 
 
 def _text(number: int, vr: bytes, text: str) -> bytes:

@@ -79,6 +79,7 @@ class _Form:
         processors = cast(Mapping[str, Callable[[Any], Any]], compiled._bind_processors)
         names = compiled.positiontup if compiled.positional else list(compiled.binds)
         self._in = [(name, processors.get(name)) for name in names or ()]
+        self._names = [name for name, _ in self._in]
         self._positional = compiled.positional
         self._fixed = {name: bind.value for name, bind in compiled.binds.items() if bind.value is not None}
         types = [entry.type for entry in compiled._result_columns]
@@ -87,12 +88,12 @@ class _Form:
 
     def run(self, connection: Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         given = {**self._fixed, **values} if self._fixed else values
-        bound = [
-            (name, given[name] if convert is None else convert(given[name])) for name, convert in self._in
-        ]
+        bound = [given[name] if convert is None else convert(given[name]) for name, convert in self._in]
         cursor = connection.connection.cursor()
         try:
-            cursor.execute(self._text, [value for _, value in bound] if self._positional else dict(bound))
+            cursor.execute(
+                self._text, bound if self._positional else dict(zip(self._names, bound, strict=True))
+            )
             found = cast(list[tuple[Any, ...]], cursor.fetchall() if self._out else [])
         except Exception as error:
             raise _as_sqlalchemy(connection, self._text, error) from error

@@ -6,7 +6,8 @@ import errno
 import hashlib
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import PurePosixPath
 
@@ -25,6 +26,22 @@ class Kind(IntEnum):
 
     DICOM_FILE = 0
     DICOM_JSON = 1  # of the instance whose file is the record before
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRecord:
+    """A DICOM file of `length` bytes at `offset`, and the length of the DICOM JSON behind it, if it has one."""
+
+    offset: int
+    length: int
+    sha256: str
+    metadata_length: int | None
+
+    @property
+    def end(self) -> int:
+        """Behind its last byte, the JSON included."""
+        behind = 0 if self.metadata_length is None else HEADER.size + self.metadata_length
+        return self.offset + self.length + behind
 
 
 class SegmentDamaged(Exception):
@@ -84,16 +101,30 @@ def prove_instance(
         prove(descriptor, offset + length + HEADER.size, metadata_length, None, Kind.DICOM_JSON)
 
 
-def count_records(descriptor: int, position: int, size: int) -> int:
-    """Complete DICOM files from `position` on; stops at the first record that is torn."""
-    count = 0
-    while position + HEADER.size <= size:
-        magic, version, kind, length, _ = HEADER.unpack(os.pread(descriptor, HEADER.size, position))
-        position += HEADER.size + length
-        if (magic, version) != (MAGIC, VERSION) or position > size:
-            break
-        count += kind == Kind.DICOM_FILE
-    return count
+def whole_records(descriptor: int, position: int, size: int) -> Iterator[WholeRecord]:
+    """The DICOM files from `position` on whose bytes are those that were written; ends at the first that is torn."""
+    while (file := _whole(descriptor, position, size, Kind.DICOM_FILE)) is not None:
+        length, sha256 = file
+        offset = position + HEADER.size
+        json = _whole(descriptor, offset + length, size, Kind.DICOM_JSON)
+        record = WholeRecord(offset, length, sha256, None if json is None else json[0])
+        yield record
+        position = record.end
+
+
+def _whole(descriptor: int, position: int, size: int, kind: Kind) -> tuple[int, str] | None:
+    """(length, SHA-256) of the payload of a record of that kind; None when none is whole there."""
+    if position + HEADER.size > size:
+        return None
+    magic, version, found, length, digest = HEADER.unpack(read_fully(descriptor, position, HEADER.size))
+    offset = position + HEADER.size
+    if (magic, version, found) != (MAGIC, VERSION, kind) or offset + length > size:
+        return None
+    try:
+        prove(descriptor, offset, length, digest.hex(), kind)
+    except SegmentDamaged:
+        return None
+    return length, digest.hex()
 
 
 def holds_data(descriptor: int, position: int, size: int) -> bool:

@@ -23,6 +23,7 @@ from dicom_store.paths import study_of_segment
 from dicom_store.scanner import Buffer
 from dicom_store.segment_file import create
 from dicom_store.segment_record import HEADER, MAGIC, VERSION, Kind
+from dicom_store.writeback import begin_writeback
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ class SegmentWriter:
         self._lease: Callable[[], None] | None = None
         self._size = 0  # of the file; what lies between `end` and it is nothing yet
         self._streamed = 0  # bytes of the payload that has no header yet
-        self.end = 0  # bytes of complete records, written and synced
+        self._synced = 0  # bytes of complete records that are durable
+        self.end = 0  # and of those that are written
         self.closed = False
 
     def append(self, parts: Sequence[Buffer], metadata: bytes | None = None) -> Stored:
@@ -80,7 +82,9 @@ class SegmentWriter:
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part)
-        return self.complete(parts, digest.digest(), metadata)
+        stored = self.complete(parts, digest.digest(), metadata)
+        self.sync()
+        return stored
 
     def stream(self, parts: Sequence[Buffer]) -> None:
         """Write the next bytes of a payload, which `complete` ends. Raises as `append`, with the same effect."""
@@ -89,7 +93,10 @@ class SegmentWriter:
         self._streamed += _bytes_of(views)
 
     def complete(self, parts: Sequence[Buffer], digest: bytes, metadata: bytes | None = None) -> Stored:
-        """End a record with its last `parts`; `digest`: SHA-256 of its whole payload. As `append`."""
+        """End a record with its last `parts`; `digest`: SHA-256 of its whole payload. Durable after `sync`.
+
+        Raises as `append`.
+        """
         views = _views(parts)
         offset, length = self._payload, self._streamed + _bytes_of(views)
         header = memoryview(HEADER.pack(MAGIC, VERSION, Kind.DICOM_FILE, length, digest))
@@ -102,8 +109,7 @@ class SegmentWriter:
             end = self._write([*views, *behind], offset + self._streamed)
             self._write([header], self.end)
         else:
-            end = self._write([header, *views, *behind], self.end)
-        self._sync()
+            end = self._write([header, *views, *behind], self.end, whole=True)
         self.end, self._streamed = end, 0
         return Stored(
             self._segment, offset, length, digest.hex(), None if metadata is None else len(metadata)
@@ -119,6 +125,7 @@ class SegmentWriter:
     def cut(self, end: int) -> None:
         """Take back what is being streamed, and the records from `end` on: nothing may point to them."""
         self.end = end
+        self._synced = min(self._synced, end)
         self._back_out()
 
     def close(self) -> None:
@@ -148,15 +155,19 @@ class SegmentWriter:
         for directory in (path.parent, *list(path.parent.parents)[:3]):
             sync_directory(directory)
 
-    def _write(self, views: Sequence[memoryview], position: int) -> int:
-        """Write all of it at `position`; the position behind it. Nothing of the record remains when it fails."""
+    def _write(self, views: Sequence[memoryview], position: int, *, whole: bool = False) -> int:
+        """Write all of it at `position`; the position behind it. Nothing of the record remains when it fails.
+
+        `whole`: it is a whole record, which may have a reserve behind it.
+        """
         if self.closed:
             raise ValueError("the segment is closed")
         try:
             end = position + _bytes_of(views)
             with self._space.held(end - self._size, begins=not self._streamed) as left:
                 self._create()
-                self._put(views, position, _reserve(end - self.end) if left >= RESERVE_BYTES else None)
+                reserve = _reserve(end - position) if whole and left >= RESERVE_BYTES else None
+                self._put(views, position, reserve)
         except StorageFull:
             self._back_out()
             raise
@@ -183,14 +194,23 @@ class SegmentWriter:
             if pending and written:
                 pending[0] = pending[0][written:]
 
-    def _sync(self) -> None:
+    def hasten(self) -> None:
+        """Have the kernel write now what `sync` will wait for."""
+        begin_writeback(self._descriptor, self._synced, self.end - self._synced)
+
+    def sync(self) -> None:
+        """What is written is durable when it returns. Raises OSError; then nothing since the last time is there."""
+        if self._synced == self.end:
+            return
         try:
             os.fdatasync(self._descriptor)
         except OSError:
             # the kernel may have dropped the pages it could not write: never trust this descriptor again
+            self.end = self._synced
             self._back_out()
             self.close()
             raise
+        self._synced = self.end
 
     def _back_out(self) -> None:
         """Cut the file back to its last good end; without one, or if even that fails, write no more to it."""

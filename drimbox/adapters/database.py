@@ -1,16 +1,20 @@
 """The engine, its transactions and its migrations: SQLite in WAL mode, or PostgreSQL by URL; same code.
 
-A commit is durable when it returns (`synchronous=FULL`): doors answer success only after it. Writing
+A commit is durable when it returns (`synchronous=FULL`): doors answer success only after it. But rows of instances
+that arrive (`arriving`) are in their synced segments already: SQLite syncs those with what is committed next, and
+after a power cut the segments give them again (`flow.receive_instance.readmit_instance`). Writing
 transactions take SQLite's write lock at once (BEGIN IMMEDIATE), so that none fails half way; reading ones never.
 The threads of one process queue for it here: SQLite lets those who wait sleep and ask again.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from dicom_store.prepared import run_plain
+from drimbox.adapters.lasting_session import LastingSession
 from drimbox.domain.errors import DatabaseNewer, Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -68,11 +73,21 @@ class Database:
     def __init__(self, url: str, busy_timeout: float = 30.0) -> None:
         self.engine = _engine(url, busy_timeout)
         self._reading = _for_readers(self.engine)
+        self._log: Path | None = None  # SQLite's write-ahead log
+        self._arriving: Engine | None = None
+        if self.engine.dialect.name == "sqlite":
+            self._log = Path(f"{self.engine.url.database}-wal")
+            self._arriving = _sqlite_engine(url, busy_timeout, "NORMAL")
+        self._lasting: LastingSession | None = None  # of those that arrive, under `_writer`
         self._busy_timeout = busy_timeout
         self._writer = threading.Lock() if self.engine.dialect.name == "sqlite" else None
 
     def close(self) -> None:
         """Close every connection."""
+        if self._arriving is not None:
+            with self._turn():
+                self._part()
+            self._arriving.dispose()
         self.engine.dispose()
 
     @contextmanager
@@ -80,6 +95,43 @@ class Database:
         """A session whose transaction rolls back unless committed. Raises `Unavailable` when locked or full."""
         with self._turn(), translated(), Session(self.engine, expire_on_commit=False) as session:
             yield session
+
+    @contextmanager
+    def arriving(self) -> Iterator[Session]:
+        """As `writing`; what it commits is durable after `harden`, or the next commit of `writing`, on SQLite.
+
+        One session for all of them, while none fails: to open and to end one costs more than the rows of an instance.
+        """
+        if self._arriving is None:
+            with self.writing() as session:
+                yield session
+            return
+        with self._turn(), translated():
+            try:
+                self._lasting = self._lasting or LastingSession(self._arriving)
+                self._lasting.open()
+                yield self._lasting
+                self._lasting.end()
+            except BaseException:
+                self._part()
+                raise
+
+    def _part(self) -> None:
+        lasting, self._lasting = self._lasting, None
+        if lasting is not None:
+            lasting.close()
+
+    def harden(self) -> None:
+        """Whatever any process committed before is durable when this returns. Raises OSError."""
+        if (
+            self._log is None or not self._log.exists()
+        ):  # without a log, all of it is in the database file, synced
+            return
+        descriptor = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -185,16 +237,21 @@ def _engine(url: str, busy_timeout: float) -> Engine:
         engine = create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=_SERVER_LOST)
         event.listen(engine, "connect", _configure_postgresql)
         return engine
-    engine = create_engine(url, connect_args={"timeout": busy_timeout}, hide_parameters=True)
-    event.listen(engine, "connect", _configure_sqlite)
+    engine = _sqlite_engine(url, busy_timeout, "FULL")
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _configure_sqlite(connection: Any, _record: Any) -> None:
+def _sqlite_engine(url: str, busy_timeout: float, synchronous: str) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": busy_timeout}, hide_parameters=True)
+    event.listen(engine, "connect", partial(_configure_sqlite, synchronous))
+    return engine
+
+
+def _configure_sqlite(synchronous: str, connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver must not begin transactions by itself
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

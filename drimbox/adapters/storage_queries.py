@@ -57,8 +57,8 @@ class StorageQueries:
     def forget(self, study: str) -> Forgotten:
         """Delete the rows of a study; its bytes go by `drop` once this is committed, or with what is retired."""
         forgotten = self._archive.forget(self.session, study)
-        for segment in forgotten.segments:
-            index_segments.retire(self.session, segment, 0, _LONG_AGO)
+        for segment, end in forgotten.segments.items():
+            index_segments.retire(self.session, segment, end, _LONG_AGO)
         return forgotten
 
     def drop(self, segments: Collection[str]) -> int:

@@ -39,11 +39,18 @@ class SqlImages:
         """DUPLICATE when this very data set is kept already, None when it is new; raises `StoreRefused`."""
         return self._archive.recognise(self._session, incoming)
 
+    def knows(self, sop_instance_uid: str) -> bool:
+        """Whether there is a row of that instance."""
+        return self._archive.find(self._session, sop_instance_uid) is not None
+
     def index(
         self, header: InstanceHeader, stored: Any, note: RejectionNote | KeyImageNote | None
-    ) -> Outcome:
-        """Insert the row; raises `StoreRefused` when the SOP Instance UID is taken by something else."""
-        return self._archive.index(self._session, header, stored, note)
+    ) -> tuple[Outcome, bool]:
+        """Insert the row; (outcome, whether the row is new).
+
+        Raises `StoreRefused` when the SOP Instance UID is taken by something else.
+        """
+        return self._archive.add(self._session, header, stored, note)
 
     def reject(self, note: RejectionNote, at: datetime) -> Rejected:
         """Hide what a rejection note names, also what comes later; the same note again changes nothing."""
@@ -117,6 +124,16 @@ class SqlTransactions:
         """A transaction that may write; rolls back unless committed."""
         with self._database.writing() as session:
             yield SqlTransaction(session, self._archive)
+
+    @contextmanager
+    def arriving(self) -> Iterator[SqlTransaction]:
+        """The same; what it commits is durable after `harden`, or the next commit of `writing`."""
+        with self._database.arriving() as session:
+            yield SqlTransaction(session, self._archive)
+
+    def harden(self) -> None:
+        """What is committed is durable when this returns."""
+        self._database.harden()
 
     @contextmanager
     def reading(self) -> Iterator[SqlTransaction]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from dicom_store.header import read_header
-from dicom_store.incoming import ImageWriter
+from dicom_store.image_writer import ImageWriter
 from drimbox.bootstrap import Foundation, lay_foundation, make_reception, utc_now
 from drimbox.entrypoints.demo_stage import Stage, open_stage, start_world
 from drimbox.flow.keep_report import Arrival

@@ -1,14 +1,16 @@
-"""`drimbox bench store`: what enters by DICOM, against Orthanc and dcmtk's storescp, in the same rounds.
+"""`drimbox bench store`: what enters by DICOM, against Orthanc, dcmtk's storescp and the bare disk, in the same rounds.
 
 Ours syncs, indexes, traces and commits every instance before its answer; Orthanc, as it is installed, syncs and
-indexes; storescp does neither. The client is dcmtk's storescu. Debian's dcmtk leaves Nagle's algorithm on, which
-stalls a server built on it for 40 ms an instance: it is off on both sides but in what is called `as_shipped`.
+indexes; storescp does neither; `bench_bare` syncs and does nothing else: who syncs cannot be much faster. The client
+is dcmtk's storescu. Debian's dcmtk leaves Nagle's algorithm on, which stalls a server built on it for 40 ms an
+instance: it is off on both sides but in what is called `as_shipped`.
 """
 
 from __future__ import annotations
 
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +21,7 @@ from typing import Any
 
 from pydicom.filereader import read_file_meta_info
 
+from drimbox.entrypoints import bench_bare
 from drimbox.entrypoints.bench_exams import ROOT
 from drimbox.entrypoints.bench_orthanc import DEBIAN, Orthanc, open_orthanc
 from drimbox.entrypoints.bench_wado_clients import ENVIRONMENT, LOOPBACK, check_installed
@@ -99,7 +102,9 @@ def bench_store(
         peer = stack.enter_context(
             open_orthanc(directory / "orthanc", ORTHANC, command=orthanc, environment=NO_DELAY)
         )
-        doors = (ours, _door(peer), stack.enter_context(_storescp(directory / "storescp")))
+        storescp = stack.enter_context(_storescp(directory / "storescp"))
+        bare = stack.enter_context(_bare(directory / "bare"))
+        doors = (ours, _door(peer), storescp, bare)
         rounds = [_play(doors, directory / f"round{number}", count, plan) for number in range(plan.rounds)]
         assert ours.process is not None
         return {
@@ -119,7 +124,7 @@ def ratios(rounds: Sequence[Mapping[str, Figures]], plan: Plan) -> Figures:
     each: dict[str, list[float]] = {}
     for form in plan.forms:
         rate, spent = f"{form.name}_per_second", f"{form.name}_cpu_ms"
-        for peer in ("orthanc", "storescp"):
+        for peer in ("orthanc", "storescp", "bare"):
             each[f"{form.name}_to_{peer}"] = [one["drimbox"][rate] / one[peer][rate] for one in rounds]
         each[f"{form.name}_cpu_to_orthanc"] = [
             one["orthanc"][spent] / one["drimbox"][spent] for one in rounds
@@ -150,6 +155,19 @@ def _storescp(directory: Path) -> Iterator[Door]:
             yield Door("storescp", port, "PEER", None)
         finally:
             peer.terminate()
+
+
+@contextmanager
+def _bare(directory: Path) -> Iterator[Door]:
+    directory.mkdir()
+    port = free_port()
+    command = [sys.executable, "-m", bench_bare.__name__, str(port), str(directory), CALLING]
+    with subprocess.Popen(command) as peer:  # noqa: S603 our own names
+        try:
+            wait_for(lambda: listens(LOOPBACK, port), 10, "the bare disk does not listen")
+            yield Door("bare", port, bench_bare.TITLE, peer.pid)
+        finally:
+            peer.kill()
 
 
 def _play(doors: Sequence[Door], directory: Path, count: int, plan: Plan) -> dict[str, Figures]:

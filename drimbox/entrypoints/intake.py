@@ -9,15 +9,18 @@ from time import monotonic, perf_counter
 
 import structlog
 
-from dicom_store.incoming import MEMORY_BYTES, ImageWriter, Incoming
+from dicom_store.image_writer import ImageWriter
+from dicom_store.incoming import MEMORY_BYTES, Incoming
+from dicom_store.index_queries import Place
 from dicom_store.instance import InstanceHeader
 from dicom_store.paths import InvalidUID, check_uid, study_of_segment
+from dicom_store.segments import Recovered
 from dicom_store.sink import StoreCommand
 from dicom_store.status import Outcome, StoreRefused
 from drimbox.bootstrap import Foundation, utc_now
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.measuring import IngestMeter
-from drimbox.flow.receive_instance import receive_instance, refuse_instance
+from drimbox.flow.receive_instance import readmit_instance, receive_instance, refuse_instance
 
 log = structlog.get_logger(__name__)
 
@@ -170,15 +173,29 @@ def _safe(uid: str) -> str:
 
 
 def recover(foundation: Foundation) -> None:
-    """Settle what dead processes left of segments: bytes without a row are dropped, and said."""
+    """Settle what dead processes left of segments: whole instances get the row they lost, the rest is dropped."""
+
+    def readmit(header: InstanceHeader, place: Place) -> bool:
+        settle_after = foundation.settings.policy.settle_after
+        return readmit_instance(
+            foundation.transactions, header, place, now=utc_now(), settle_after=settle_after
+        )
+
     with foundation.database.reading() as session:
-        for recovered in foundation.archive.recover(session):
-            say = log.error if recovered.damaged else log.warning
-            say(
-                "segment_damaged" if recovered.damaged else "segment_recovered",
-                study=study_of_segment(recovered.segment),
-                segment=recovered.segment,
-                bytes=recovered.dropped_bytes,
-                count=recovered.dropped_records,
-                reason=recovered.damaged or None,
-            )
+        for recovered in foundation.archive.recover(session, readmit, foundation.database.harden):
+            _say(recovered)
+
+
+def _say(recovered: Recovered) -> None:
+    where = {"study": study_of_segment(recovered.segment), "segment": recovered.segment}
+    if recovered.readmitted:
+        log.warning("instances_readmitted", **where, count=recovered.readmitted)
+    if recovered.dropped_bytes or recovered.damaged:
+        say = log.error if recovered.damaged else log.warning
+        say(
+            "segment_damaged" if recovered.damaged else "segment_recovered",
+            **where,
+            bytes=recovered.dropped_bytes,
+            count=recovered.dropped_records,
+            reason=recovered.damaged or None,
+        )

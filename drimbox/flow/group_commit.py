@@ -4,6 +4,8 @@ Who wants to write queues its work. When nobody leads, it leads at once: it take
 transaction (in a savepoint of its own, so that one refusal spoils nothing for the others), commits once and hands on
 to the first who came meanwhile. A lone sender waits for nobody; those who come during a commit share the next one.
 There is no thread of its own: nothing to start, nothing to stop.
+
+Its transactions are `arriving` ones: durable after `transactions.harden()`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from drimbox.domain.errors import CommitInDoubt, TransactionLost, Unavailable
-from drimbox.flow.ports import Transaction, Transactions
+from drimbox.flow.ports import ArrivingTransactions, Transaction
 
 MOST = 32  # works in one transaction
 
@@ -24,8 +26,11 @@ _Result = TypeVar("_Result")
 class _Turn:
     """One work: queued, run by whoever leads, its result fetched by the thread that waits."""
 
-    def __init__(self, key: str, work: Callable[[Transaction], Any]) -> None:
+    def __init__(
+        self, key: str, work: Callable[[Transaction], Any], before_commit: Callable[[], object]
+    ) -> None:
         self.key = key
+        self.before_commit = before_commit
         self._work = work
         self._woken = threading.Lock()
         self._woken.acquire()
@@ -57,21 +62,26 @@ class _Turn:
 class GroupCommit:
     """Runs works in shared transactions; one object per process. `most`: works in one transaction."""
 
-    def __init__(self, transactions: Transactions, most: int = MOST) -> None:
+    def __init__(self, transactions: ArrivingTransactions, most: int = MOST) -> None:
         self.transactions = transactions
         self._most = most
         self._waiting: deque[_Turn] = deque()
         self._is_led = False
         self._lock = threading.Lock()
 
-    def run(self, key: str, work: Callable[[Transaction], _Result]) -> _Result:
-        """The result of `work`, once it is committed; `work` must not commit.
+    def run(
+        self,
+        key: str,
+        work: Callable[[Transaction], _Result],
+        before_commit: Callable[[], object] = lambda: None,
+    ) -> _Result:
+        """The result of `work`, once it is committed; `work` must not commit. `before_commit` follows it.
 
         `key`: what the work locks first (a study). Works are run in the order of their keys, so that two processes
         never wait for each other. Raises what `work` raises (nothing of it is written then), `Unavailable`, and
         `CommitInDoubt` when the commit itself failed.
         """
-        turn = _Turn(key, work)
+        turn = _Turn(key, work, before_commit)
         with self._lock:
             self._waiting.append(turn)
             leads, self._is_led = not self._is_led, True
@@ -103,8 +113,10 @@ class GroupCommit:
         """Settles every turn of the batch. Only what is no `Exception` comes through."""
         committing = False
         try:
-            with self.transactions.writing() as transaction:
+            with self.transactions.arriving() as transaction:
                 done = _alone(batch[0], transaction) if len(batch) == 1 else _together(batch, transaction)
+                for turn in done:
+                    turn.before_commit()
                 if done:
                     committing = True
                     transaction.commit()

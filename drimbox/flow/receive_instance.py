@@ -13,8 +13,9 @@ from dicom_store.status import Outcome, StoreRefused
 from drimbox.domain.errors import CommitInDoubt
 from drimbox.flow import trace
 from drimbox.flow.group_commit import GroupCommit
-from drimbox.flow.ports import IncomingImage, Transaction, Transactions
+from drimbox.flow.ports import ArrivingTransactions, IncomingImage, Transaction, Transactions
 
+RECOVERY = "recovery"  # the actor
 LISTED = 100  # instances that a row of the trace names one by one
 
 
@@ -91,13 +92,59 @@ def _receive(commits: GroupCommit, incoming: IncomingImage, look_first: bool, ar
         with commits.transactions.reading() as transaction:
             known = transaction.images.recognise(incoming)
     stored = None if known else incoming.keep()
+    sync = _begin_to_sync(incoming) if stored else _nothing
 
-    def write(transaction: Transaction) -> Outcome:
-        outcome = known or transaction.images.index(incoming.header, stored, note)
+    def write(transaction: Transaction) -> tuple[Outcome, bool]:
+        outcome, is_new = known, False
+        if outcome is None:
+            outcome, is_new = transaction.images.index(incoming.header, stored, note)
         arrived(transaction, incoming.header, note, outcome)
-        return outcome
+        return outcome, is_new and note is None
 
-    return commits.run(incoming.header.StudyInstanceUID, write)
+    outcome, is_given_again = commits.run(incoming.header.StudyInstanceUID, write, sync)
+    if not is_given_again:
+        _harden(commits.transactions)
+    return outcome
+
+
+def _nothing() -> None:
+    """Nothing was written that must be durable before the commit."""
+
+
+def _begin_to_sync(incoming: IncomingImage) -> Callable[[], None]:
+    """What makes the bytes durable before the commit. A lone sender's rows are written while the disk is at it.
+
+    Where others write, who waits for the disk would hold them up: then it is done when this returns.
+    """
+    if incoming.is_lone:
+        incoming.hasten()
+        return incoming.sync
+    incoming.sync()
+    return _nothing
+
+
+def _harden(transactions: ArrivingTransactions) -> None:
+    """What no segment would give again after a power cut: notes, repetitions, a row that was pointed elsewhere."""
+    try:
+        transactions.harden()
+    except OSError as error:
+        raise CommitInDoubt("committed, and perhaps not durable") from error
+
+
+def readmit_instance(
+    transactions: Transactions, header: InstanceHeader, stored: Any, *, now: datetime, settle_after: float
+) -> bool:
+    """An instance that is whole in its segment and has no row, after a power cut or a death: it gets its row.
+
+    Perhaps it was acknowledged. False, and nothing is done, when the instance is known. Raises `errors.Unavailable`.
+    """
+    with transactions.writing() as transaction:
+        if transaction.images.knows(header.SOPInstanceUID):
+            return False
+        transaction.images.index(header, stored, None)
+        _arrived(now, RECOVERY, settle_after, transaction, header, None, Outcome.STORED)
+        transaction.commit()
+    return True
 
 
 def _arrived(

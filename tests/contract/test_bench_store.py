@@ -27,11 +27,13 @@ def test_ratios_are_medians_of_rounds_and_more_than_one_is_better() -> None:
             "drimbox": {"ct_per_second": ours, "ct_cpu_ms": theirs},
             "orthanc": {"ct_per_second": theirs, "ct_cpu_ms": ours},
             "storescp": {"ct_per_second": 2 * ours},
+            "bare": {"ct_per_second": 4 * ours},
         }
 
     assert bench_store.ratios([one(8, 1), one(6, 2), one(4, 4)], ONE) == {
         "ct_to_orthanc": 3,
         "ct_to_storescp": 0.5,
+        "ct_to_bare": 0.25,
         "ct_cpu_to_orthanc": 3,
     }
 
@@ -61,7 +63,7 @@ def test_a_command_that_is_no_orthanc_is_said(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.soak
 def test_the_benchmark_in_small(tmp_path: Path) -> None:
     figures = bench_store.bench_store(tmp_path, 8, bench_store.Plan(rounds=1, first=1))
-    assert set(figures["medians"]) == {"drimbox", "orthanc", "storescp"}
+    assert set(figures["medians"]) == {"drimbox", "orthanc", "storescp", "bare"}
     assert all(
         value > 0 for one in figures["medians"].values() for name, value in one.items() if "per_" in name
     )

@@ -87,8 +87,8 @@ def box(tmp_path: Path) -> Iterator[Box]:
 
 
 @pytest.fixture
-def any_box(tmp_path: Path, database_url: str) -> Iterator[Box]:
-    made = Box(tmp_path / "box", database_url)
+def any_box(tmp_path: Path, newest_url: str) -> Iterator[Box]:
+    made = Box(tmp_path / "box", newest_url)
     yield made
     made.close()
 
@@ -460,7 +460,7 @@ def test_a_database_that_does_not_answer(box: Box, monkeypatch: pytest.MonkeyPat
     intake, spec = box.intake(), InstanceSpec(1, pixels=pixels)
     assert send(intake, InstanceSpec(2)) is Outcome.STORED  # so that the next one is written first
     with monkeypatch.context() as patched:
-        patched.setattr("drimbox.adapters.transactions.SqlTransactions.writing", down)
+        patched.setattr("drimbox.adapters.transactions.SqlTransactions.arriving", down)
         assert send(intake, spec) is Outcome.OUT_OF_RESOURCES
         assert send(intake, spec) is Outcome.OUT_OF_RESOURCES
     assert send(intake, spec) is Outcome.STORED

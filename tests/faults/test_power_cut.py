@@ -1,7 +1,8 @@
 """A power cut at every step of the intake: what was not synced is forgotten, whole or in part.
 
 A child process runs a short story; its disk loses, at one call of the system, everything that was not synced, keeps
-a part of it, or tears it. Afterwards all that was acknowledged is there, byte for byte, and nothing half is served.
+a part of it, or tears it: bytes of segments, and rows in SQLite's log. Afterwards all that was acknowledged is there,
+byte for byte, and nothing half is served.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from dicom_store.part10 import data_set_offset
 from dicom_store.status import Outcome
+from drimbox.adapters.database import Database
 from drimbox.entrypoints.intake import InstanceIntake, recover
+from drimbox.flow.receive_instance import RECOVERY
 from fixtures.instances import InstanceSpec
 from fixtures.kept_images import KeptImages
 
@@ -48,10 +53,21 @@ class ForgetfulDisk:
         self._chance = random.Random(seed)
         self._durable: dict[str, bytes] = {}
         self._calls = 0
-        self._real = {name: getattr(os, name) for name in ("pwritev", "fdatasync", "ftruncate")}
+        self._real = {name: getattr(os, name) for name in ("pwritev", "fdatasync", "ftruncate", "fsync")}
 
-    def install(self) -> None:
+    def install(self, database: Database) -> None:
+        """From now on. The log of the database is durable as it is, then after each commit that syncs."""
         os.pwritev, os.fdatasync, os.ftruncate = self.pwritev, self.fdatasync, self.ftruncate  # type: ignore[assignment]
+        os.fsync = self.fsync  # type: ignore[assignment]
+        log = f"{database.engine.url.database}-wal"
+        self._durable[log] = Path(log).read_bytes()
+
+        def committed(connection: Any) -> None:
+            # when the engine says so the commit is about to be done: made now, so that it can be looked at
+            connection.connection.commit()
+            self._durable[log] = Path(log).read_bytes()
+
+        event.listen(database.engine, "commit", committed)
 
     def pwritev(self, fd: int, buffers: Any, at: int) -> int:
         path = self._path(fd)
@@ -72,6 +88,14 @@ class ForgetfulDisk:
         if self._step():
             self._lose(path)
 
+    def fsync(self, fd: int) -> None:
+        path = self._path(fd)
+        if self._step():
+            self._lose(path)
+        self._real["fsync"](fd)
+        if Path(path).is_file():
+            self._durable[path] = Path(path).read_bytes()
+
     def ftruncate(self, fd: int, length: int) -> None:
         path = self._path(fd)
         if self._step():
@@ -89,6 +113,8 @@ class ForgetfulDisk:
 
     def _lose(self, _path: str) -> None:
         for path, durable in self._durable.items():
+            if Path(path).is_dir():
+                continue
             now = Path(path).read_bytes() if Path(path).exists() else b""
             Path(path).write_bytes(self._survivor(durable, now))
         self._on_cut()
@@ -128,7 +154,7 @@ def child(root: Path, cut: int, keep: str, seed: int) -> bool:
         try:
             os.close(read)
             images = KeptImages(root)
-            ForgetfulDisk(cut, keep, seed, lambda: os._exit(9)).install()
+            ForgetfulDisk(cut, keep, seed, lambda: os._exit(9)).install(images.foundation.database)
             intake = InstanceIntake(images.foundation, "pacs:CT1@192.0.2.7")
             for spec in STORY:
                 arrival = intake.begin(spec.command)
@@ -148,25 +174,32 @@ def child(root: Path, cut: int, keep: str, seed: int) -> bool:
 
 
 @pytest.fixture
-def lives(tmp_path: Path, migrated: Path) -> Iterator[Callable[..., bool]]:
-    """`live(cut, keep)`: the story until the cut, then the start after it, and what must hold."""
+def lives(tmp_path: Path, migrated: Path) -> Iterator[Callable[..., tuple[bool, int]]]:
+    """`live(cut, keep)`: the story until the cut, then the start after it, and what must hold.
 
-    def live(cut: int, keep: str) -> bool:
+    It gives whether the power went, and how many acknowledged instances got the row back that they had lost.
+    """
+
+    def live(cut: int, keep: str) -> tuple[bool, int]:
         root = tmp_path / f"{keep}{cut}"
         root.mkdir()
         shutil.copy(migrated, root / "drimbox.sqlite")
         went = child(root, cut, keep, seed=cut)
         acknowledged = [json.loads(line) for line in (root / "acknowledged").read_text().splitlines()]
-        check(KeptImages(root), acknowledged)
+        back = check(KeptImages(root), acknowledged)
         shutil.rmtree(root)
-        return went
+        return went, back
 
     yield live
 
 
-def check(images: KeptImages, acknowledged: list[list[str]]) -> None:
+def check(images: KeptImages, acknowledged: list[list[str]]) -> int:
     foundation = images.foundation
     recover(foundation)
+    with foundation.transactions.reading() as transaction:
+        rows = list(transaction.traces.of_event("INSTANCE_STORED", datetime(2026, 1, 1, tzinfo=UTC)))
+    stored = [one.detail["sop"] for one in rows]
+    assert len(stored) == len(set(stored))
     expected = {spec.sop: spec.data_set for spec in STORY}
     served = {}
     for study in {spec.study for spec in STORY}:
@@ -190,14 +223,19 @@ def check(images: KeptImages, acknowledged: list[list[str]]) -> None:
     assert not any(one.damaged for one in ends)
     foundation.archive.close()
     foundation.database.close()
+    told = {sop for sop, _ in acknowledged}
+    return sum(one.actor == RECOVERY and one.detail["sop"] in told for one in rows)
 
 
-@pytest.mark.parametrize("keep", ["nothing", "all", "some"])
-def test_the_power_goes_at_any_step(lives: Callable[..., bool], keep: str) -> None:
-    cut = 1
-    while lives(cut, keep):
+@pytest.mark.parametrize(("keep", "back"), [("nothing", True), ("all", False), ("some", True)])
+def test_the_power_goes_at_any_step(lives: Callable[..., tuple[bool, int]], keep: str, back: bool) -> None:
+    cut, went, readmitted = 0, True, 0
+    while went:
         cut += 1
+        went, count = lives(cut, keep)
+        readmitted += count
     assert cut > 20  # calls of the whole story
+    assert (readmitted > 0) is back
 
 
 _ACKNOWLEDGED = re.compile("[0-9]+ [0-9]+\n")

@@ -281,7 +281,7 @@ def test_many_studies_on_one_association(store: Store, build: Build, tmp_path: P
 def test_a_long_segment_is_left_for_a_new_one(
     store: Store, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_store.incoming.SEGMENT_BYTES", 1000)
+    monkeypatch.setattr("dicom_store.image_writer.SEGMENT_BYTES", 1000)
     places: list[Place] = []
     for n in range(3):
         image = build(SOPInstanceUID=f"1.2.3.4.5.{n}", size=1000)

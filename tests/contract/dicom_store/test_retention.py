@@ -107,7 +107,7 @@ def test_a_dry_run_changes_nothing(kept: Kept) -> None:
 
 
 def test_an_unknown_study(kept: Kept) -> None:
-    assert kept.forget("1.2.9") == Forgotten(0, 0, ())
+    assert kept.forget("1.2.9") == Forgotten(0, 0, {})
 
 
 def test_notes_are_forgotten_with_their_study(kept: Kept) -> None:

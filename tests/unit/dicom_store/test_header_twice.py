@@ -10,8 +10,10 @@ from pydicom.filereader import read_dataset
 
 from dicom_store.dicom_json import instance_json
 from dicom_store.header import HeaderRefused, read_beginning, read_header
-from dicom_store.incoming import ImageWriter
+from dicom_store.incoming import Incoming, everything
 from dicom_store.scanner import PREFIX_BYTES
+from dicom_store.segment_writer import SegmentWriter
+from dicom_store.series_template import Templates
 from dicom_store.sink import Peer, StoreCommand
 from dicom_store.status import Outcome, StoreRefused
 
@@ -175,9 +177,20 @@ def rejection(*late: Element, study: bytes = b"1.2.3.4\0") -> bytes:
     return b"".join(element(*one) for one in elements)
 
 
+class Nowhere:
+    """A writer for what is short: nothing is written before it is kept."""
+
+    source_ae_title = ""
+    templates = Templates()
+    is_lone = True
+
+    def segment(self, study_instance_uid: str) -> SegmentWriter:
+        raise AssertionError(study_instance_uid)
+
+
 def note_of(data: bytes) -> Any:
     command = StoreCommand(KEY_OBJECTS, SOP, EXPLICIT, Peer("CT1", "192.0.2.7", "association-1"))
-    incoming = ImageWriter(None, "").begin(command)  # type: ignore[arg-type]  # short: nothing is written
+    incoming = Incoming(Nowhere(), command, everything, memoryview(bytearray(len(data))))
     incoming.more(memoryview(data))
     incoming.whole()
     return incoming.note()

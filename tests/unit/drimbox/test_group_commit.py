@@ -33,7 +33,7 @@ class Scripted:
         self.lost = False
 
     @contextmanager
-    def writing(self) -> Iterator[Scripted]:
+    def arriving(self) -> Iterator[Scripted]:
         if self.opening is not None:
             raise self.opening
         self.pending = []
@@ -139,6 +139,26 @@ def test_a_lone_refusal_is_told_and_nothing_committed(scripted: Scripted) -> Non
     with pytest.raises(Refused):
         group_of(scripted).run("k", refuse)
     assert scripted.committed == []
+
+
+def test_what_must_be_before_the_commit_is_done_when_all_is_written(scripted: Scripted) -> None:
+    seen: list[tuple[list[Any], int]] = []
+    group = group_of(scripted)
+    group.run("k", write(1), lambda: seen.append((list(scripted.pending), len(scripted.committed))))
+    assert seen == [([1], 0)]
+    assert scripted.committed == [[1]]
+
+
+def test_what_fails_before_the_commit_leaves_nothing(scripted: Scripted) -> None:
+    def fail() -> None:
+        raise OSError(5, "the disk says no")
+
+    group = group_of(scripted)
+    with pytest.raises(OSError, match="the disk says no"):
+        group.run("k", write(1), fail)
+    assert scripted.committed == []
+    group.run("k", write(2))
+    assert scripted.committed == [[2]]
 
 
 def test_those_who_come_during_a_commit_share_the_next(scripted: Scripted) -> None:
