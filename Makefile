@@ -50,3 +50,4 @@ $(STAMP): pyproject.toml constraints.txt
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) build *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +

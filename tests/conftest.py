@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections import Counter
@@ -14,21 +14,28 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import structlog
-from _pytest.logging import LogCaptureHandler
 from pynetdicom import _config
 from sqlalchemy import create_engine, text
 
+from drimbox.adapters.database import Database
 from drimbox.simulators.ports import free_ports
+from fixtures.newest_database import newest_sqlite
+from fixtures.quick_stage import logging_as_found
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Compiled modules are kept, whatever the environment says: without them each worker compiles all tests again, and each
+# process that a test starts the whole product.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of few tests first: their tests are the long ones, and nobody should wait for them at the end."""
+    """Long files first, nobody should wait for one at the end: those of stories, then those of few tests, each long."""
     counts = Counter(item.path for item in items)
-    items.sort(key=lambda item: (counts[item.path], str(item.path)))
+    stories = (ROOT / "tests" / "flow", ROOT / "tests" / "faults")
+    items.sort(key=lambda item: (item.path.parent not in stories, counts[item.path], str(item.path)))
 
 
 @pytest.fixture(autouse=True)
@@ -43,15 +50,8 @@ def _scrubbed_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _logging_as_found() -> Iterator[None]:
-    """A command that a test runs in this process sets up its logs: to a stream that is closed afterwards."""
-    root, configuration = logging.getLogger(), structlog.get_config()
-    handlers, level = [*root.handlers], root.level
-    yield
-    for handler in [*root.handlers]:
-        if handler not in handlers and not isinstance(handler, LogCaptureHandler):
-            root.removeHandler(handler)
-    root.setLevel(level)
-    structlog.configure(**configuration)
+    with logging_as_found():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -114,10 +114,32 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of an empty database, on each engine."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'drimbox.sqlite'}"
+    return _create_database(request.getfixturevalue("postgresql"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def newest_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a database of the newest revision with empty tables, on each engine."""
+    if request.param == "sqlite":
+        return f"sqlite:///{shutil.copy(newest_sqlite(), tmp_path)}"
     server: str = request.getfixturevalue("postgresql")
+    return _create_database(server, request.getfixturevalue("newest_postgresql"))
+
+
+@pytest.fixture(scope="session")
+def newest_postgresql(postgresql: str) -> str:
+    """Name of a database of that revision on that server, which nobody uses: a template."""
+    url = _create_database(postgresql)
+    database = Database(url)
+    database.migrate()
+    database.close()
+    return url.rpartition("/")[2]
+
+
+def _create_database(server: str, template: str = "template1") -> str:
     name = f"test_{uuid.uuid4().hex}"
     engine = create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     engine.dispose()
     return f"{server}/{name}"

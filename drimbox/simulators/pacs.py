@@ -10,6 +10,8 @@ from typing import Any
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, _config, evt
 
+from drimbox.simulators.still_reactor import still_reactor
+
 MOST_CONTEXTS = 128  # presentation context identifiers are odd numbers of one octet (PS3.8 9.3.2.2)
 
 
@@ -71,7 +73,8 @@ def _at_once(event: Any) -> None:
 
 def _status(association: Any, file: Path, statuses: list[int]) -> int:
     try:
-        answer = association.send_c_store(file)
+        with still_reactor(association):
+            answer = association.send_c_store(file)
     except (ValueError, RuntimeError) as error:  # no accepted context; association lost
         raise PushFailedError(str(error), statuses) from error
     if "Status" not in answer:

@@ -22,6 +22,7 @@ from dicom_store.scp import DicomDoor
 from dicom_store.sink import Peer, StoreCommand
 from dicom_store.status import Outcome
 from drimbox.entrypoints.bench_wado_clients import ENVIRONMENT
+from drimbox.simulators.still_reactor import still_reactor
 from fixtures.images import SeriesSpec, StudySpec, make_study
 from fixtures.raw_association import RawPeer, number, p_data, pdv, store_command
 from fixtures.sinks import Recorder
@@ -145,7 +146,8 @@ def test_pynetdicom_sends_every_form(door: DicomDoor, recorder: Recorder, forms:
         client.add_requested_context(image.SOPClassUID, image.file_meta.TransferSyntaxUID)
         association = client.associate("127.0.0.1", door.port, ae_title="DRIMBOX")
         assert association.is_established
-        assert association.send_c_store(one.path).Status == 0
+        with still_reactor(association):
+            assert association.send_c_store(one.path).Status == 0
         association.release()
     assert [hashlib.sha256(data).digest() for _, data in recorder.requests] == [
         hashlib.sha256(data_set_of(one.path.read_bytes())).digest() for one in forms

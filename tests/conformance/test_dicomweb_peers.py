@@ -28,11 +28,12 @@ from pydicom import Dataset, dcmread
 from pydicom.pixels import pixel_array
 
 from drimbox.entrypoints.bench_wado_clients import ENVIRONMENT
-from drimbox.entrypoints.demo_stage import Stage, open_stage, start_appliance, start_world, wait_for
+from drimbox.entrypoints.demo_stage import Stage, start_appliance, start_world, wait_for
 from drimbox.simulators.multipart_reader import boundary_of, read_parts
 from drimbox.simulators.pacs import push_study
 from fixtures.images import SeriesSpec, StudySpec, make_study
 from fixtures.pixels import NATIVE
+from fixtures.quick_stage import open_quick_stage
 from fixtures.stored_forms import FORMS, Stored, data_set_of, make_documents, make_forms
 
 api = pytest.importorskip("dicomweb_client.api")
@@ -100,8 +101,7 @@ def department(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Department]
         patient_name="OSKAR^IDA",
         series=(SeriesSpec("CT", SLICE_COUNT, "Thorax", rows=128, columns=128), SeriesSpec("MR", 2)),
     )
-    with open_stage(directory / "world") as stage:
-        (directory / "world").mkdir()
+    with open_quick_stage(directory / "world") as stage:
         start_world(stage)
         start_appliance(stage)
         made = Department(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,14 @@ from lxml import etree
 from signxml import CanonicalizationMethod, DigestAlgorithm, SignatureMethod, XMLSigner
 
 from drimbox.simulators import xmldsig
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
 from drimbox.simulators.xmldsig import DS, BadSignatureError, verify
+from fixtures.kept_pki import kept_pki
 
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("pki"), datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("pki"))
 
 
 def signed(pki: Pki, method: CanonicalizationMethod) -> etree._Element:

@@ -22,8 +22,9 @@ from drimbox.domain.audit_events import Stage, gather, report
 from drimbox.domain.audit_message import AuditSource, to_xml
 from drimbox.domain.audit_rules import Occurrence
 from drimbox.domain.syslog_message import NotDelivered, syslog_message
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
 from drimbox.simulators.syslog_checks import check
+from fixtures.kept_pki import kept_pki
 
 CONFIGURATION = """
 global(maxMessageSize="64k" workDirectory="{work}" defaultNetstreamDriver="ossl"
@@ -38,7 +39,7 @@ action(type="omfile" file="{log}" template="raw")
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("world") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("world") / "pki")
 
 
 @pytest.fixture

@@ -36,11 +36,12 @@ from drimbox.flow.receive_report import Reception
 from drimbox.flow.reconcile import Reconciling
 from drimbox.flow.settle import Settling
 from drimbox.simulators.appliance_files import drimbox_toml
-from drimbox.simulators.pki import make_pki
 from drimbox.simulators.ports import assign_ports
 from fixtures.certificates import NOW as CERTIFICATE_NOW
 from fixtures.certificates import make_authority, make_leaf
 from fixtures.images import SeriesSpec, StudySpec, study_datasets
+from fixtures.kept_pki import kept_pki
+from fixtures.newest_database import bring_to_newest
 from fixtures.reports import ReportSpec, make_cda
 
 STUDY = "1.2.250.1.999.1.901"  # of the default report
@@ -81,7 +82,7 @@ class Box:
         self.count = 0
         self.in_the_mesh = True
         self.database = Database(url or f"sqlite:///{root / 'drimbox.sqlite'}")
-        self.database.migrate()
+        bring_to_newest(self.database)
         self.archive = Archive(root / "images", 0)
         self.documents = Documents(root / "documents")
         self.transactions = SqlTransactions(self.database, self.archive)
@@ -201,7 +202,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
 def toml(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The configuration that the simulators write, and the directory of its certificates; nobody listens."""
     directory = tmp_path_factory.mktemp("world")
-    pki = make_pki(directory / "pki", datetime.now(UTC))
+    pki = kept_pki(directory / "pki")
     return directory, drimbox_toml(directory, assign_ports(None), pki)
 
 

@@ -39,6 +39,7 @@ from drimbox.settings.whole import load_settings
 from fixtures.archives import DELETED, DEPRECATED, LotSpec, make_archive, write_tree, write_zip
 from fixtures.certificates import make_authority, make_leaf
 from fixtures.configuration import configuration
+from fixtures.newest_database import bring_to_newest
 from fixtures.reports import ReportSpec, make_cda
 
 STUDY = LotSpec().study
@@ -55,7 +56,7 @@ class Box:
         self.config = root / "drimbox.toml"
         self.config.write_text(configuration(root), "utf-8")
         self.foundation: Foundation = lay_foundation(load_settings(self.config))
-        self.foundation.database.migrate()
+        bring_to_newest(self.foundation.database)
         self.count = 0
 
     def run(self, *arguments: object, status: int | None = 0) -> Result:

@@ -27,7 +27,8 @@ from drimbox.entrypoints.credentials_in_use import credentials_in_use, judge_in_
 from drimbox.flow.certificate_alarms import CertificateAlarms, Ending
 from drimbox.settings.health import PROBES
 from drimbox.settings.whole import Settings, load_settings, parse_settings
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
+from fixtures.kept_pki import kept_pki
 
 RUNNER = CliRunner()
 DAY = timedelta(days=1)
@@ -35,7 +36,7 @@ DAY = timedelta(days=1)
 
 @pytest.fixture(scope="module")
 def pki(toml: tuple[Path, str]) -> Pki:
-    return make_pki(toml[0] / "pki", datetime.now(UTC))
+    return kept_pki(toml[0] / "pki")
 
 
 @pytest.fixture

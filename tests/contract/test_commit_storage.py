@@ -39,6 +39,7 @@ from drimbox.entrypoints.commitments import CommitmentDesk, make_committing
 from drimbox.entrypoints.intake import InstanceIntake
 from drimbox.flow.commit_storage import LEASE, PATIENCE, CommittingStorage, NotDelivered
 from drimbox.flow.records import Commitment
+from drimbox.simulators.still_reactor import still_reactor
 from fixtures.images import study_datasets
 from fixtures.kept_images import KeptImages, exam
 from fixtures.notes import note_dataset
@@ -152,8 +153,8 @@ def box(tmp_path: Path) -> Iterator[Box]:
 
 
 @pytest.fixture
-def on_each_engine(tmp_path: Path, database_url: str) -> Iterator[Box]:
-    made = Box(tmp_path / "box", database_url)
+def on_each_engine(tmp_path: Path, newest_url: str) -> Iterator[Box]:
+    made = Box(tmp_path / "box", newest_url)
     yield made
     made.close()
 
@@ -467,7 +468,8 @@ class Asking:
         information = Dataset()
         information.TransactionUID = transaction
         information.ReferencedSOPSequence = [_item(one) for one in asked]
-        status, _ = self.association.send_n_action(information, action, SOP_CLASS, instance)
+        with still_reactor(self.association):
+            status, _ = self.association.send_n_action(information, action, SOP_CLASS, instance)
         return int(status.Status)
 
 
@@ -635,7 +637,8 @@ def test_images_and_questions_take_turns_on_one_association(box: Box, engine: st
     with opened_door(box, real_desk(box, {}), engine) as port:
         scu = Asking(port, storage=True)
         for number, image in enumerate(images):
-            assert scu.association.send_c_store(image, number + 1).Status == 0x0000
+            with still_reactor(scu.association):
+                assert scu.association.send_c_store(image, number + 1).Status == 0x0000
             one = Asked(CT, str(image.SOPInstanceUID))
             assert scu.ask(one, transaction=f"1.2.3.7.{number}") == 0x0000
             eventually(lambda: len(scu.heard) > number)  # noqa: B023

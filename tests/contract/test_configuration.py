@@ -7,7 +7,6 @@ import re
 import shutil
 import socket
 import tomllib
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,8 @@ from drimbox.settings.dicom import DicomSenderSettings
 from drimbox.settings.mllp import SenderSettings
 from drimbox.settings.room import ConfigurationError
 from drimbox.settings.whole import Settings, load_settings, parse_settings
-from drimbox.simulators.pki import make_pki
 from drimbox.simulators.world import World
+from fixtures.kept_pki import kept_pki
 
 RUNNER = CliRunner()
 
@@ -114,7 +113,7 @@ def test_a_taken_port_and_a_wrong_certificate_are_both_said(configured: Path) ->
 
 def test_an_expired_certificate_is_said(configured: Path) -> None:
     settings = load_settings(configured)
-    pki = make_pki(configured.parent / "pki", datetime.now(UTC))
+    pki = kept_pki(configured.parent / "pki")
     leaf = pki.issue("AUTH_CLI", "drimbox-simulee", "1750803447", expired=True)
     leaf.write(configured.parent / "pki", "expired")
     old, new = settings.psc.client_certificate, configured.parent / "pki" / "expired.pem"

@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,15 +18,16 @@ from drimbox.entrypoints.supervisor import DOORS
 from drimbox.settings.room import ConfigurationError
 from drimbox.settings.whole import load_settings
 from drimbox.simulators.appliance_files import drimbox_toml
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
 from drimbox.simulators.ports import assign_ports
+from fixtures.kept_pki import kept_pki
 
 NAME = "drimbox.web.key"
 
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("credentials") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("credentials") / "pki")
 
 
 @pytest.fixture

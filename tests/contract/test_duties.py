@@ -53,8 +53,8 @@ class Clinic:
 
 
 @pytest.fixture
-def clinic(database_url: str, tmp_path: Path) -> Iterator[Clinic]:
-    database = Database(database_url)
+def clinic(newest_url: str, tmp_path: Path) -> Iterator[Clinic]:
+    database = Database(newest_url)
     database.migrate()
     yield Clinic(database, tmp_path)
     database.close()

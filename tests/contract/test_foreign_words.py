@@ -11,7 +11,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -24,10 +23,10 @@ from requests.auth import HTTPBasicAuth
 from drimbox.entrypoints.foreign_words import keep_no_words
 from drimbox.settings.whole import load_settings
 from drimbox.simulators.appliance_files import drimbox_toml
-from drimbox.simulators.pki import make_pki
 from drimbox.simulators.ports import assign_ports
 from drimbox.simulators.viewer_account import ViewerAccount, viewer_account
 from fixtures.images import SeriesSpec, StudySpec
+from fixtures.kept_pki import kept_pki
 from fixtures.notes import note_dataset
 
 PATIENCE = 60.0
@@ -37,7 +36,7 @@ SPEC = StudySpec(series=(SeriesSpec("CT", 1, rows=8, columns=8),))
 @contextmanager
 def web(root: Path) -> Iterator[tuple[str, ViewerAccount, Path]]:
     """A `drimbox web`: its DICOMweb address, an account, and its log."""
-    text = drimbox_toml(root, assign_ports(None), make_pki(root / "pki", datetime.now(UTC)))
+    text = drimbox_toml(root, assign_ports(None), kept_pki(root / "pki"))
     (root / "appliance").mkdir()
     (root / "drimbox.toml").write_text(text, "utf-8")
     room, log = load_settings(root / "drimbox.toml").web, root / "web.log"

@@ -32,10 +32,11 @@ from drimbox.flow import forward_audit, trace
 from drimbox.flow.forward_audit import BATCH, NAME, ForwardingAudit, lag
 from drimbox.flow.records import AuditCursor, ReceivedReport, ReportStudy, Submission
 from drimbox.simulators.faults import Faults
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
 from drimbox.simulators.server import tls_context
 from drimbox.simulators.syslog import SyslogReceiver
 from drimbox.simulators.syslog_checks import Checked
+from fixtures.kept_pki import kept_pki
 
 STUDY = "1.2.250.1.999.1.901"
 STAGE = Stage(
@@ -47,7 +48,7 @@ STAGE = Stage(
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("world") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("world") / "pki")
 
 
 @pytest.fixture
@@ -116,8 +117,8 @@ class Appliance:
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
+def database(newest_url: str) -> Iterator[Database]:
+    database = Database(newest_url)
     database.migrate()
     yield database
     database.close()
@@ -411,7 +412,7 @@ def test_who_comes_back_after_its_lease_does_not_move_the_cursor(
 
 
 def test_a_row_that_becomes_visible_after_a_higher_one_is_passed_on(
-    database_url: str, database: Database, appliance: Appliance, receiver: SyslogReceiver
+    newest_url: str, database: Database, appliance: Appliance, receiver: SyslogReceiver
 ) -> None:
     if database.engine.dialect.name == "sqlite":
         pytest.skip("SQLite has one writer: ids become visible in their order")

@@ -237,9 +237,9 @@ def make_scene(box: Any, root: Path) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def twice(make_box: Any, database_url: str, tmp_path: Path) -> Iterator[Scene]:
+def twice(make_box: Any, newest_url: str, tmp_path: Path) -> Iterator[Scene]:
     """The same on each engine."""
-    box = make_box(tmp_path, database_url)
+    box = make_box(tmp_path, newest_url)
     yield from make_scene(box, tmp_path)
     box.archive.close()
     box.database.close()

@@ -22,6 +22,7 @@ from drimbox.simulators.lists import CLUSTERS, BetterStackPublisher
 from drimbox.simulators.pki import Pki, make_pki
 from drimbox.simulators.probe_lists import GROWN
 from drimbox.simulators.server import serve_wsgi, tls_context
+from fixtures.kept_pki import kept_pki
 from healthcheck import list_file
 from healthcheck.ip_filter import IpFilter
 from healthcheck.ip_list import AddressList, parse_list
@@ -495,7 +496,7 @@ def test_only_one_refresh_at_a_time(bench: Bench) -> None:
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("health-lists") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("health-lists") / "pki")
 
 
 class Published:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,10 @@ from drimbox.membership import make_mesh
 from drimbox.settings.health import PROBES
 from drimbox.settings.whole import Settings, parse_settings
 from drimbox.simulators.appliance_files import drimbox_toml
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
 from drimbox.simulators.ports import assign_ports
+from fixtures.kept_pki import kept_pki
+from fixtures.newest_database import bring_to_newest
 from healthcheck.ip_list import AddressList, parse_list
 from healthcheck.list_file import KeptList, write_list
 from healthcheck.probe import Outcome, Probe, Status
@@ -54,7 +56,7 @@ def until(condition: Callable[[], object]) -> None:
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("review") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("review") / "pki")
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def settings(pki: Pki, tmp_path: Path) -> Settings:
 def foundation(settings: Settings) -> Iterator[Foundation]:
     settings.storage.root.mkdir(parents=True)
     made = lay_foundation(settings)
-    made.database.migrate()
+    bring_to_newest(made.database)
     yield made
     made.archive.close()
     made.database.close()

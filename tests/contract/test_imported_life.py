@@ -39,6 +39,7 @@ from drimbox.flow.settle import Settling
 from fixtures.archives import LotSpec, make_lot
 from fixtures.certificates import make_authority, make_leaf
 from fixtures.images import SeriesSpec, StudySpec, study_datasets
+from fixtures.newest_database import bring_to_newest
 from fixtures.reports import make_cda
 
 SPEC = LotSpec()
@@ -82,7 +83,7 @@ class Box:
         self.now = datetime(2026, 10, 1, 12, 0, tzinfo=UTC)
         self.count = 0
         self.database = Database(f"sqlite:///{root / 'drimbox.sqlite'}")
-        self.database.migrate()
+        bring_to_newest(self.database)
         self.archive = Archive(root / "images", 0)
         self.documents = Documents(root / "documents")
         self.transactions = SqlTransactions(self.database, self.archive)

@@ -84,8 +84,8 @@ class Inbox:
 
 
 @pytest.fixture
-def box(tmp_path: Path, database_url: str) -> Iterator[Inbox]:
-    box = Inbox(tmp_path, database_url)
+def box(tmp_path: Path, newest_url: str) -> Iterator[Inbox]:
+    box = Inbox(tmp_path, newest_url)
     yield box
     box.archive.close()
     box.database.close()

@@ -25,6 +25,7 @@ from drimbox.entrypoints.meter_keeping import keep_meters, meter_directory
 from drimbox.entrypoints.metrics import MetricsPage
 from drimbox.entrypoints.web import _gauges
 from drimbox.settings.whole import load_settings
+from fixtures.newest_database import bring_to_newest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NAME = re.compile(r"drimbox_[a-z0-9_]+")
@@ -41,7 +42,7 @@ def foundation(tmp_path: Path, toml: tuple[Path, str]) -> Iterator[Foundation]:
     settings = load_settings(tmp_path / "drimbox.toml")
     settings.storage.root.mkdir(parents=True)
     made = lay_foundation(settings)
-    made.database.migrate()
+    bring_to_newest(made.database)
     yield made
     made.archive.close()
     made.database.close()

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_network
 
@@ -22,7 +21,8 @@ from drimbox.entrypoints.mllp_admission import Peer, Places
 from drimbox.entrypoints.mllp_look import LOOKS
 from drimbox.entrypoints.mllp_refusals import Refusal, Refusals
 from drimbox.entrypoints.mllp_tls import server_context
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
+from fixtures.kept_pki import kept_pki
 from fixtures.reports import END, frame
 from healthcheck.probe import Outcome, Status
 
@@ -34,7 +34,7 @@ BY_TLS = SenderProfile("RIS", (ip_network("127.0.0.1"),), certificate_sha256="0"
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("look") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("look") / "pki")
 
 
 class Room:

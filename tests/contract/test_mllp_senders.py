@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,11 @@ from drimbox.flow.records import Message, TraceEntry
 from drimbox.settings.mllp import SenderSettings
 from drimbox.settings.whole import parse_settings
 from drimbox.simulators.appliance_files import drimbox_toml
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
 from drimbox.simulators.ports import assign_ports
 from drimbox.simulators.ris import ClientTls, NoAcknowledgementError, send_hl7
+from fixtures.kept_pki import kept_pki
+from fixtures.newest_database import bring_to_newest
 from fixtures.reports import END, START, frame, make_cda, make_oru
 
 PATIENCE = 10.0
@@ -32,7 +33,7 @@ RIS = SenderSettings(name="RIS", addresses=("127.0.0.1",))
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("senders") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("senders") / "pki")
 
 
 class House:
@@ -77,7 +78,7 @@ def opened(pki: Pki, directory: Path, *senders: SenderSettings, **limits: float)
     mllp = settings.mllp.model_copy(update={"senders": senders or (RIS,), "idle_timeout": 5.0} | limits)
     (directory / "appliance" / "storage").mkdir(parents=True)
     foundation = lay_foundation(settings.model_copy(update={"mllp": mllp}))
-    foundation.database.migrate()
+    bring_to_newest(foundation.database)
     house = House(foundation, pki)
     with house.doors:
         yield house

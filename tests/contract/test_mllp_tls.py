@@ -27,6 +27,7 @@ from drimbox.entrypoints.mllp_tls import for_one_connection, server_context
 from drimbox.simulators.pki import Leaf, Pki, make_pki
 from drimbox.simulators.ris import ClientTls, NoAcknowledgementError, send_hl7
 from fixtures.certificates import make_authority
+from fixtures.kept_pki import kept_pki
 from fixtures.reports import END, START, frame
 
 PATIENCE = 10.0
@@ -36,7 +37,7 @@ RIS = SenderProfile("RIS", (ip_network("127.0.0.1"),))
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("mllps") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("mllps") / "pki")
 
 
 class Room:

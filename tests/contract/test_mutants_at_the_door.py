@@ -7,7 +7,6 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from drimbox.entrypoints.hl7 import Hl7Doors
 from drimbox.flow.receive_report import Reception
 from drimbox.settings.whole import parse_settings
 from drimbox.simulators.appliance_files import drimbox_toml
-from drimbox.simulators.pki import make_pki
 from drimbox.simulators.ports import assign_ports
+from fixtures.kept_pki import kept_pki
+from fixtures.newest_database import bring_to_newest
 from fixtures.reports import END, START, ReportSpec, make_adt, make_cda, make_mdm, make_omi, make_oru
 
 CDA = make_cda()
@@ -33,11 +33,11 @@ MESSAGES = (
 
 @pytest.fixture
 def foundation(tmp_path: Path) -> Iterator[Any]:
-    pki = make_pki(tmp_path / "pki", datetime.now(UTC))
+    pki = kept_pki(tmp_path / "pki")
     text = drimbox_toml(tmp_path, assign_ports(None), pki)
     (tmp_path / "appliance").mkdir()
     foundation = lay_foundation(parse_settings(text))
-    foundation.database.migrate()
+    bring_to_newest(foundation.database)
     yield foundation
     foundation.archive.close()
     foundation.database.close()

@@ -30,12 +30,14 @@ from pydicom import dcmread
 from dicom_store.asgi import send_document
 from drimbox.entrypoints.bench_wado_exam import Exam, make_exam
 from drimbox.entrypoints.bench_wado_peers import bring, start_appliance_behind_proxy
-from drimbox.entrypoints.demo_stage import Stage, open_stage
+from drimbox.entrypoints.demo_stage import Stage
 from drimbox.entrypoints.http_protocol import BoundedProtocol
 from drimbox.entrypoints.proxied import Proxied
 from drimbox.simulators.certificates import Urls
 from drimbox.simulators.partner import partner_fetch
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
+from fixtures.kept_pki import kept_pki
+from fixtures.quick_stage import open_quick_stage
 
 SAMPLE = Path(__file__).resolve().parents[2] / "systemd" / "nginx-drimbox.conf"
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/sbin:/bin")
@@ -166,7 +168,7 @@ def _nginx(directory: Path, main: Path, *options: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("pki"), datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("pki"))
 
 
 @contextmanager
@@ -338,7 +340,7 @@ class Shared:
 def shared(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[Shared]:
     directory = tmp_path_factory.mktemp("world")
     exam = make_exam(directory / "exam", 3)
-    with open_stage(directory) as stage:
+    with open_quick_stage(directory) as stage:
         start_appliance_behind_proxy(stage, psc={"binding": "require"})
         kos = bring(stage, [exam])
         upstream = int(stage.world["appliance"]["public"].split("/")[2].rpartition(":")[2])

@@ -22,12 +22,13 @@ from dicom_store.scp import DicomDoor
 from drimbox.adapters import probes
 from drimbox.adapters.probes_net import ClientFiles, dicom_echo, tls_connect
 from drimbox.bootstrap import lay_foundation, node_name, utc_now
-from drimbox.entrypoints.demo_stage import Stage, open_stage, start_world
+from drimbox.entrypoints.demo_stage import Stage, start_world
 from drimbox.entrypoints.health_probes import make_probes
 from drimbox.membership import make_mesh
 from drimbox.settings.health import HealthSettings
 from drimbox.settings.whole import Settings, load_settings
 from drimbox.simulators.pki import Pki, make_pki
+from fixtures.quick_stage import open_quick_stage
 from healthcheck.probe import Outcome, Probe, Status
 
 PATIENCE = 40.0
@@ -88,7 +89,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with open_stage(tmp_path_factory.mktemp("probes")) as stage:
+    with open_quick_stage(tmp_path_factory.mktemp("probes")) as stage:
         start_world(stage)
         running = Running(stage)
         for door in ("dicom", "mllp", "worker"):

@@ -51,6 +51,7 @@ from drimbox.simulators.ris_inbox import RisInbox
 from fixtures.certificates import NOW as CERTIFICATE_NOW
 from fixtures.certificates import make_authority, make_leaf
 from fixtures.images import SeriesSpec, StudySpec, study_datasets
+from fixtures.newest_database import bring_to_newest
 from fixtures.reports import END, START, ReportSpec, make_cda, make_oru, replacement_of
 
 NOW = datetime(2026, 10, 1, 12, 0, tzinfo=UTC)
@@ -109,7 +110,7 @@ class Node:
 @contextmanager
 def opened(url: str, root: Path) -> Iterator[SqlTransactions]:
     database = Database(url)
-    database.migrate()
+    bring_to_newest(database)
     yield SqlTransactions(database, Archive(root / "images", 0))
     database.close()
 
@@ -121,9 +122,9 @@ def transactions(tmp_path: Path) -> Iterator[SqlTransactions]:
 
 
 @pytest.fixture
-def on_each_engine(database_url: str, tmp_path: Path) -> Iterator[SqlTransactions]:
+def on_each_engine(newest_url: str, tmp_path: Path) -> Iterator[SqlTransactions]:
     """Where rows are locked, and times compared."""
-    with opened(database_url, tmp_path) as transactions:
+    with opened(newest_url, tmp_path) as transactions:
         yield transactions
 
 
@@ -636,7 +637,7 @@ class Box(Node):
 
     def __init__(self, root: Path, ris: RisInbox) -> None:
         self.database = Database(f"sqlite:///{root / 'drimbox.sqlite'}")
-        self.database.migrate()
+        bring_to_newest(self.database)
         self.archive = Archive(root / "images", 0)
         self.documents = documents = Documents(root / "documents")
         super().__init__(SqlTransactions(self.database, self.archive), ris.address)

@@ -68,8 +68,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, database_url: str) -> Iterator[Desk]:
-    desk = Desk(tmp_path, database_url)
+def desk(tmp_path: Path, newest_url: str) -> Iterator[Desk]:
+    desk = Desk(tmp_path, newest_url)
     yield desk
     desk.archive.close()
     desk.database.close()

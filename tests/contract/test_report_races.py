@@ -60,8 +60,8 @@ class Node:
 
 
 @pytest.fixture
-def node(tmp_path: Path, database_url: str) -> Iterator[Node]:
-    node = Node(tmp_path, database_url)
+def node(tmp_path: Path, newest_url: str) -> Iterator[Node]:
+    node = Node(tmp_path, newest_url)
     yield node
     node.archive.close()
     node.database.close()

@@ -22,6 +22,7 @@ from drimbox.flow import exams
 from drimbox.flow.keep_report import Arrival
 from drimbox.settings.whole import load_settings
 from fixtures.configuration import configuration
+from fixtures.newest_database import bring_to_newest
 from fixtures.reports import ReportSpec, frame, make_cda, make_mdm, make_omi, make_oru, replacement_of
 
 STUDY = "1.2.250.1.999.1.901"  # of the default report
@@ -41,7 +42,7 @@ class Box:
         self.root = root
         self.config = root / "drimbox.toml"
         self.configure()
-        self.foundation.database.migrate()
+        bring_to_newest(self.foundation.database)
 
     def configure(self, **rooms: dict[str, Any]) -> None:
         self.config.write_text(configuration(self.root, **(SETTINGS | rooms)), "utf-8")

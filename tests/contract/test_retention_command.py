@@ -77,8 +77,8 @@ def box(tmp_path: Path) -> Iterator[Console]:
 
 
 @pytest.fixture
-def on_each_engine(tmp_path: Path, database_url: str) -> Iterator[Console]:
-    made = Console(tmp_path, database_url)
+def on_each_engine(tmp_path: Path, newest_url: str) -> Iterator[Console]:
+    made = Console(tmp_path, newest_url)
     yield made
     made.close()
 

@@ -27,6 +27,7 @@ from drimbox.flow import retrieval_log, retrievals
 from drimbox.flow.records import Exam
 from drimbox.flow.retrieval_log import RetrievalLog
 from drimbox.flow.retrievals import DIED, Finished, Peer
+from fixtures.newest_database import bring_to_newest
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 STUDY = "1.2.3"
@@ -43,7 +44,7 @@ class Place:
         self.transactions = SqlTransactions(self.database, Archive(root / "images", 0))
 
     def begin(self) -> Place:
-        self.database.migrate()
+        bring_to_newest(self.database)
         with self.transactions.writing() as transaction:
             transaction.ledger.add(Exam(STUDY, NOW))
             transaction.commit()

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from dicom_store.status import HttpRefusal
 from dicom_store.transmit import Stalled, Transfer, transmit
 from drimbox.entrypoints import partner_door, proxied, web
 from drimbox.entrypoints.http_protocol import BoundedLoop, BoundedProtocol
-from drimbox.simulators.pki import make_pki
+from fixtures.kept_pki import kept_pki
 
 HOST = "127.0.0.1"
 PATIENCE = 10.0
@@ -273,7 +272,7 @@ def test_a_cold_record_is_not_waited_for_in_the_event_loop(
 
 def test_a_certificate_of_no_known_version_is_nobodys(tmp_path: Path) -> None:
     """It may be a sound one for OpenSSL: the request is judged as a stranger's, and recorded."""
-    der = make_pki(tmp_path / "pki", datetime.now(UTC)).certificate("partner_auth").public_bytes(Encoding.DER)
+    der = kept_pki(tmp_path / "pki").certificate("partner_auth").public_bytes(Encoding.DER)
     version_3, version_9 = bytes.fromhex("a003020102"), bytes.fromhex("a003020108")
     assert der.count(version_3) == 1
     assert partner_door._subject(der.replace(version_3, version_9)) == ""

@@ -6,14 +6,14 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from drimbox.simulators.health_probe import USER_AGENT, ProbeClient
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
 from drimbox.simulators.server import tls_context
+from fixtures.kept_pki import kept_pki
 
 FIELDS = {
     "Content-Type": "application/json",
@@ -85,7 +85,7 @@ class Peer:
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("probe-world") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("probe-world") / "pki")
 
 
 @pytest.fixture

@@ -33,9 +33,10 @@ from drimbox.simulators.lists import (
     BetterStackPublisher,
     ClearPublisher,
 )
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
 from drimbox.simulators.probe_lists import GROWN
 from drimbox.simulators.server import serve_wsgi, tls_context
+from fixtures.kept_pki import kept_pki
 
 NS = {
     "l": "https://github.com/ansforge/DRIM-M_DATA",
@@ -48,7 +49,7 @@ EXC_C14N = "http://www.w3.org/2001/10/xml-exc-c14n#"
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("ans-world") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("ans-world") / "pki")
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
 
 from drimbox.simulators.multipart_reader import BrokenMultipartError
 from drimbox.simulators.pacs import PushFailedError, push_study
@@ -27,6 +29,7 @@ from drimbox.simulators.partner import ANS_ACCEPT, partner_fetch
 from drimbox.simulators.pki import Pki, make_pki
 from drimbox.simulators.ris import NoAcknowledgementError, send_hl7
 from drimbox.simulators.server import CutConnection, serve_wsgi, tls_context
+from fixtures.kept_pki import kept_pki
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 CR = "1.2.840.10008.5.1.4.1.1.1"
@@ -91,6 +94,39 @@ def test_a_refusal_of_an_instance_is_a_status(tmp_path: Path, free_port: Callabl
     image(tmp_path / "a.dcm", 1, CT, ExplicitVRLittleEndian)
     with archive(port := free_port(), ExplicitVRLittleEndian, status=0xA700):
         assert push_study([tmp_path / "a.dcm"], "127.0.0.1", port, "ARCHIVE", "PACS") == [0xA700]
+
+
+class LatePause:
+    """`Association._is_paused` of a reactor that loses the processor between its checkpoint and its queue."""
+
+    def __get__(self, association: Any, owner: type) -> bool:
+        return bool(association.__dict__.get("_is_paused", False))
+
+    def __set__(self, association: Any, paused: bool) -> None:
+        if not paused and threading.current_thread() is association:
+            time.sleep(0.02)
+        association.__dict__["_is_paused"] = paused
+
+
+def test_no_answer_is_lost_to_the_reactor(
+    tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor when the pusher, too, loses the processor: between its request and its look at the queue."""
+    take = DIMSEServiceProvider.get_msg
+
+    def take_late(provider: Any, block: bool = False) -> Any:
+        if block:
+            time.sleep(0.06)
+        return take(provider, block)
+
+    monkeypatch.setattr(Association, "_is_paused", LatePause(), raising=False)
+    monkeypatch.setattr(DIMSEServiceProvider, "get_msg", take_late)
+    files = [tmp_path / f"{number}.dcm" for number in range(5)]
+    for number, file in enumerate(files):
+        image(file, number, CT, ExplicitVRLittleEndian)
+    with archive(port := free_port(), ExplicitVRLittleEndian) as peer:
+        statuses = push_study(files, "127.0.0.1", port, "ARCHIVE", "PACS", timeout=3)
+    assert (statuses, len(peer.received)) == ([0] * 5, 5)
 
 
 def test_refusals_of_the_association_are_failures(tmp_path: Path, free_port: Callable[[], int]) -> None:
@@ -174,7 +210,7 @@ def test_nobody_listening_is_an_os_error(free_port: Callable[[], int]) -> None:
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("partner-world") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("partner-world") / "pki")
 
 
 PARTS = [b"first" * 100_000, b"", b"third\r\n--almost"]

@@ -17,10 +17,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from drimbox.simulators.faults import Faults
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
 from drimbox.simulators.psc import DISCOVERY, PROTOCOL, REALM, ProSanteConnect
 from drimbox.simulators.psc_tokens import TokenStore, confirmation
 from drimbox.simulators.server import WsgiServer, tls_context
+from fixtures.kept_pki import kept_pki
 
 CLIENT = "drimbox-simulee"
 ANSWER = {
@@ -32,7 +33,7 @@ ANSWER = {
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("psc-world") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("psc-world") / "pki")
 
 
 class Clock:

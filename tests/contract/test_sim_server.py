@@ -8,20 +8,20 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from drimbox.simulators.faults import Faults
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
 from drimbox.simulators.server import CutConnection, WsgiServer, serve_wsgi, tls_context
+from fixtures.kept_pki import kept_pki
 
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("world") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("world") / "pki")
 
 
 def echo(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:

@@ -40,6 +40,7 @@ from drimbox.settings.whole import Settings, parse_settings
 from drimbox.simulators.viewer_account import viewer_account
 from fixtures.images import SeriesSpec, StudySpec, study_datasets, uid
 from fixtures.listener import Listener, listener_of
+from fixtures.newest_database import bring_to_newest
 from fixtures.notes import note_dataset
 
 PATIENCE = 10.0
@@ -55,7 +56,7 @@ class House:
 
     def __init__(self, settings: Settings, directory: Path, places: int = 8) -> None:
         self.foundation: Foundation = lay_foundation(settings)
-        self.foundation.database.migrate()
+        bring_to_newest(self.foundation.database)
         self.account = viewer_account(directory)
         row = settings.web.accounts[0]
         networks = tuple(ip_network(one) for one in row.addresses)

@@ -14,8 +14,9 @@ import pytest
 
 from drimbox.adapters.syslog_tls import SyslogEndpoint, SyslogTls
 from drimbox.domain.syslog_message import NotDelivered
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
 from drimbox.simulators.server import tls_context
+from fixtures.kept_pki import kept_pki
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close sends a reset
 
@@ -34,7 +35,7 @@ class _Late(list[bytes]):
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("world") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("world") / "pki")
 
 
 @contextlib.contextmanager

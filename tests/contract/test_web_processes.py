@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -39,8 +38,9 @@ from drimbox.entrypoints.listener_tls import hold_public
 from drimbox.entrypoints.proxied import Proxied
 from drimbox.settings.whole import Settings, parse_settings
 from drimbox.simulators.appliance_files import drimbox_toml
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
 from drimbox.simulators.ports import assign_ports
+from fixtures.kept_pki import kept_pki
 
 HOST = "127.0.0.1"
 PATIENCE = 10.0
@@ -86,7 +86,7 @@ def running(config: Any) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("pki") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("pki") / "pki")
 
 
 @pytest.fixture(scope="module")

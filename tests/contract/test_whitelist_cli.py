@@ -19,9 +19,9 @@ from drimbox.settings.whole import load_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.faults import Faults
 from drimbox.simulators.lists import AnsPublisher
-from drimbox.simulators.pki import make_pki
 from drimbox.simulators.ports import assign_ports
 from fixtures.certificates import NOW
+from fixtures.kept_pki import kept_pki
 from fixtures.list_authorities import make_authorities, make_crl, make_signer
 from fixtures.whitelists import sign_list, write_list
 
@@ -139,7 +139,7 @@ def test_a_directory_without_authorities(signed: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """An appliance that never retrieved a list; nobody publishes one."""
-    pki = make_pki(tmp_path / "pki", datetime.now(UTC))
+    pki = kept_pki(tmp_path / "pki")
     path = tmp_path / "drimbox.toml"
     path.write_text(drimbox_toml(tmp_path, assign_ports(None), pki), "utf-8")
     (tmp_path / "appliance").mkdir()
@@ -162,7 +162,7 @@ def test_a_publisher_that_cannot_be_reached(config: Path) -> None:
 
 
 def test_a_list_by_hand(config: Path, tmp_path: Path) -> None:
-    pki = make_pki(tmp_path / "pki", datetime.now(UTC))
+    pki = kept_pki(tmp_path / "pki")
     publisher = AnsPublisher(pki, Faults(), lambda: datetime.now(UTC))
     good, bad = tmp_path / "good.xml", tmp_path / "bad.xml"
     good.write_bytes(publisher.content().body)

@@ -8,13 +8,13 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
 from drimbox.simulators.server import tls_context
+from fixtures.kept_pki import kept_pki
 from whitelist.fetch import Fetched, Fetcher, Unreachable
 
 Script = Callable[[socket.socket, str], None]
@@ -69,7 +69,7 @@ class RawServer:
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("fetch") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("fetch") / "pki")
 
 
 @pytest.fixture

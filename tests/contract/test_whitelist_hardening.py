@@ -27,8 +27,10 @@ from drimbox.settings.whole import load_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.faults import Faults
 from drimbox.simulators.lists import AnsPublisher
-from drimbox.simulators.pki import make_pki
 from drimbox.simulators.ports import assign_ports
+from fixtures.kept_pki import kept_pki
+from fixtures.newest_database import bring_to_newest
+from fixtures.quick_stage import run_command
 from fixtures.whitelist_doubles import PARTNER, START, US, Clock, Judge, NoCrls, Publisher, make_list
 from whitelist import cache as cache_module
 from whitelist.cache import Cache
@@ -216,7 +218,7 @@ def test_an_alert_told_in_the_future_is_told_again() -> None:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    pki = make_pki(tmp_path / "pki", datetime.now(UTC))
+    pki = kept_pki(tmp_path / "pki")
     text = drimbox_toml(tmp_path, assign_ports(None), pki)
     path = tmp_path / "drimbox.toml"
     path.write_text(
@@ -229,7 +231,7 @@ def config(tmp_path: Path) -> Path:
 @pytest.fixture
 def foundation(config: Path) -> Iterator[Foundation]:
     made = lay_foundation(load_settings(config))
-    made.database.migrate()
+    bring_to_newest(made.database)
     yield made
     made.database.close()
 
@@ -241,7 +243,7 @@ def keeping(foundation: Foundation) -> Keeping:
 
 @pytest.fixture
 def signed(tmp_path: Path) -> Path:
-    pki = make_pki(tmp_path / "pki", datetime.now(UTC))
+    pki = kept_pki(tmp_path / "pki")
     path = tmp_path / "good.xml"
     path.write_bytes(AnsPublisher(pki, Faults(), lambda: datetime.now(UTC)).content().body)
     return path
@@ -318,7 +320,7 @@ def test_what_a_kill_left_beside_the_proofs_is_swept(keeping: Keeping, tmp_path:
 
 
 def test_a_certificate_that_cannot_be_read_is_of_nobody(tmp_path: Path) -> None:
-    pki = make_pki(tmp_path / "pki", datetime.now(UTC))
+    pki = kept_pki(tmp_path / "pki")
     der = pki.certificate("partner_server").public_bytes(Encoding.DER)
     assert _subject(None) is None
     assert "partner.localhost" in str(_subject(der))
@@ -352,8 +354,8 @@ def test_a_setting_that_stops_the_worker_stops_serve_and_says_why(
     assert old in text
     config.write_text(text.replace(old, new), "utf-8")
     assert [said for said in check_configuration(config) if said.startswith(fault)]
-    for words in (("serve",), ("whitelist", "refresh")):
-        done = drimbox(config, *words)
+    refreshed = run_command("whitelist", "refresh", "--config", str(config))
+    for done in (drimbox(config, "serve"), refreshed):
         assert done.returncode == 1, done.stderr
         assert fault in done.stderr
         assert "Traceback" not in done.stderr

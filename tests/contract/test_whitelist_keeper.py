@@ -6,7 +6,7 @@ import errno
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from drimbox.simulators.faults import Faults
 from drimbox.simulators.lists import AnsPublisher
-from drimbox.simulators.pki import Pki, make_pki
+from drimbox.simulators.pki import Pki
+from fixtures.kept_pki import kept_pki
 from fixtures.whitelist_doubles import PARTNER, START, US, Clock, Judge, NoCrls, Publisher, make_list
 from whitelist import cache as cache_module
 from whitelist import trust
@@ -509,7 +510,7 @@ ANS_FAULTS = {
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("keeper") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("keeper") / "pki")
 
 
 def test_the_faults_of_the_ans_with_real_signatures(pki: Pki, tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ from drimbox.flow.keep_report import Arrival
 from drimbox.flow.receive_instance import receive_instance
 from drimbox.settings.whole import Settings, parse_settings
 from drimbox.simulators.appliance_files import drimbox_toml
-from drimbox.simulators.pki import make_pki
 from drimbox.simulators.ports import assign_ports
 from fixtures.images import SeriesSpec, StudySpec, uid
+from fixtures.kept_pki import kept_pki
 from fixtures.reports import (
     DEFAULT_FLAGS,
     TEST_INS,
@@ -390,7 +390,7 @@ def data_set_of(part10: bytes) -> bytes:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """The configuration that the simulators write, with certificates in force; nobody listens."""
     directory = tmp_path_factory.mktemp("settings")
-    pki = make_pki(directory / "pki", datetime.now(UTC))
+    pki = kept_pki(directory / "pki")
     return parse_settings(drimbox_toml(directory, assign_ports(None), pki))
 
 

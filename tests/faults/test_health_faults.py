@@ -23,10 +23,11 @@ from typing import NamedTuple
 
 import pytest
 
-from drimbox.entrypoints.demo_stage import open_stage, start_world
+from drimbox.entrypoints.demo_stage import start_world
 from drimbox.simulators.certificates import Urls
 from drimbox.simulators.pki import Pki
 from fixtures.health_box import HealthBox, until
+from fixtures.quick_stage import open_quick_stage
 
 PERIOD, DEADLINE = 2.0, 2.0
 # Two periods, the deadline of the look, and what a busy machine and the report on disk (a third of a period) take.
@@ -109,7 +110,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     directory = tmp_path_factory.mktemp("world")
     with (
         a_volume(directory / "appliance" / "storage" / "images") as volume,
-        open_stage(directory) as stage,
+        open_quick_stage(directory) as stage,
     ):
         start_world(stage)
         box = Box(stage, volume=volume)

@@ -17,8 +17,9 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from drimbox.entrypoints.bench_wado_peers import listens
-from drimbox.entrypoints.demo_stage import open_stage, start_world
+from drimbox.entrypoints.demo_stage import start_world
 from fixtures.health_box import HealthBox, until
+from fixtures.quick_stage import open_quick_stage
 
 PERIOD, DEADLINE = 2.0, 2.0
 BOUND = 2 * PERIOD + DEADLINE + 3.0  # as of test_health_faults
@@ -58,7 +59,7 @@ def stopped(url: str) -> Iterator[None]:
 def box(tmp_path_factory: pytest.TempPathFactory, postgresql: str) -> Iterator[HealthBox]:
     name = f"health_{uuid.uuid4().hex}"
     on_server(postgresql, f"CREATE DATABASE {name}")
-    with open_stage(tmp_path_factory.mktemp("world")) as stage:
+    with open_quick_stage(tmp_path_factory.mktemp("world")) as stage:
         start_world(stage)
         box = HealthBox(stage)
         pace = {"period": PERIOD, "deadline": DEADLINE, "remote_period": PERIOD}

@@ -25,13 +25,14 @@ from sqlalchemy import create_engine, text
 
 from drimbox.bootstrap import Foundation, lay_foundation
 from drimbox.entrypoints.bench_wado_peers import set_options
-from drimbox.entrypoints.demo_stage import Stage, open_stage, start_appliance, start_world
+from drimbox.entrypoints.demo_stage import Stage, start_appliance, start_world
 from drimbox.flow import exams, forward_audit
 from drimbox.flow.counters import count
 from drimbox.settings.whole import load_settings
 from fixtures.load.pace import Plan, read_rows
 from fixtures.load.verdict import Verdict
 from fixtures.load.watch import Watch, percentiles
+from fixtures.quick_stage import open_quick_stage
 
 ROLES = ("images", "reports", "partners")
 DRAIN = 60.0  # seconds after the last message until nothing waits any more
@@ -81,7 +82,7 @@ class Run:
 @contextmanager
 def open_appliance(directory: Path, url: str) -> Iterator[Stage]:
     """A served appliance on that database ("" = its own SQLite), and patients who have a DMP."""
-    with open_stage(directory) as stage:
+    with open_quick_stage(directory) as stage:
         start_world(stage)
         config = Path(stage.config)
         rooms = {"policy": {"settle_after": 1}, "health": HEALTH, "database": {"url": url}}

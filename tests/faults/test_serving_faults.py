@@ -27,13 +27,14 @@ from sqlalchemy import create_engine, text
 from drimbox.bootstrap import lay_foundation
 from drimbox.entrypoints.bench_wado_peers import set_options
 from drimbox.entrypoints.bench_wado_processes import find_command, tree
-from drimbox.entrypoints.demo_stage import Stage, open_stage, start_appliance, start_world, wait_for
+from drimbox.entrypoints.demo_stage import Stage, start_appliance, start_world, wait_for
 from drimbox.flow import exams
 from drimbox.settings.whole import load_settings
 from drimbox.simulators.pacs import push_study
 from drimbox.simulators.ris import send_hl7
 from fixtures.images import SeriesSpec, StudySpec, make_study, uid
 from fixtures.partner_client import Header, PartnerClient, Reply, Retrieval, until
+from fixtures.quick_stage import open_quick_stage
 from fixtures.reports import ActSpec, OrderSpec, ReportSpec, make_cda, make_oru
 
 STUDY = "1.2.250.1.999.62.1"
@@ -170,7 +171,7 @@ def publish(stage: Stage) -> str:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[House]:
-    with open_stage(tmp_path_factory.mktemp("world")) as stage:
+    with open_quick_stage(tmp_path_factory.mktemp("world")) as stage:
         yield open_house(stage, free_port, {})
         sys.stderr.write((stage.directory / "serve.log").read_text("utf-8")[-8000:])
 
@@ -523,7 +524,7 @@ def far(
     with engine.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
     engine.dispose()
-    with open_stage(tmp_path_factory.mktemp("far")) as stage:
+    with open_quick_stage(tmp_path_factory.mktemp("far")) as stage:
         yield open_house(stage, free_port, {"database": {"url": f"{server.url}/{name}"}})
         sys.stderr.write((stage.directory / "serve.log").read_text("utf-8")[-4000:])
 

@@ -25,8 +25,9 @@ from drimbox.entrypoints.bench_exams import images_of, report_of
 from drimbox.entrypoints.bench_wado_exam import Exam
 from drimbox.entrypoints.bench_wado_peers import bring, image_headers, set_options
 from drimbox.entrypoints.bench_wado_processes import find_command, memory_mb
-from drimbox.entrypoints.demo_stage import Stage, open_stage, start_appliance, start_world
+from drimbox.entrypoints.demo_stage import Stage, start_appliance, start_world
 from fixtures.images import SeriesSpec, StudySpec, study_datasets
+from fixtures.quick_stage import open_quick_stage
 
 MB = 1_000_000
 STALL_SECONDS = 3
@@ -152,6 +153,7 @@ class House:
     def wait_for_cuts(self, why: str, count: int, seconds: float = 20) -> list[dict[str, Any]]:
         deadline, found = time.monotonic() + seconds, list[dict[str, Any]]()
         while time.monotonic() < deadline and len(found) < count:
+            time.sleep(0.1)
             found = [one for one in self.trace("RETRIEVAL_CUT") if one["detail"]["why"] == why]
         return found
 
@@ -163,7 +165,7 @@ def open_house(directory: Path, spec: StudySpec, frames: int = 1) -> Iterator[Ho
     report = report_of(0)
     files, paths = write_files(directory / "files", spec, frames)
     exam = Exam(spec.study_instance_uid, (), tuple(paths), tuple(files), report)
-    with open_stage(directory) as stage:
+    with open_quick_stage(directory) as stage:
         start_world(stage)
         web = {"max_streams": PLACES, "stall_timeout": STALL_SECONDS}
         set_options(Path(stage.config), {"web": web, "policy": {"settle_after": 1}})

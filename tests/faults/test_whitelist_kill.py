@@ -25,9 +25,9 @@ from drimbox.settings.whole import load_settings
 from drimbox.simulators.appliance_files import drimbox_toml
 from drimbox.simulators.faults import Faults
 from drimbox.simulators.lists import LIST_PATH, AnsPublisher, ClearPublisher
-from drimbox.simulators.pki import make_pki
 from drimbox.simulators.ports import assign_ports
 from drimbox.simulators.server import serve_wsgi, tls_context
+from fixtures.kept_pki import kept_pki
 from whitelist.decision import State
 
 EARLY = 4  # one kill in so many: anywhere after the start of the process
@@ -38,7 +38,7 @@ class Publishing:
     """The ANS with another list at each request; `asked` is set when one is requested."""
 
     def __init__(self, directory: Path) -> None:
-        self.pki = make_pki(directory / "pki", datetime.now(UTC))
+        self.pki = kept_pki(directory / "pki")
         self.asked = threading.Event()
         self._publisher = AnsPublisher(self.pki, Faults(), lambda: datetime.now(UTC))
 

@@ -17,14 +17,21 @@ import pytest
 import requests
 
 from drimbox.bootstrap import Foundation, lay_foundation
-from drimbox.entrypoints.demo_stage import Stage, open_stage, start_appliance, start_world
+from drimbox.entrypoints.bench_wado_peers import set_options
+from drimbox.entrypoints.demo_stage import Stage, start_appliance, start_world
 from drimbox.flow import exams
 from drimbox.settings.whole import load_settings
 from drimbox.simulators.ris import send_hl7
 from fixtures.images import StudySpec, make_study
+from fixtures.quick_stage import open_quick_stage
 
 Found = TypeVar("Found")
-SETTLE_SECONDS = 1
+# Tests do not wait as a department does: seconds.
+HASTE: dict[str, dict[str, Any]] = {
+    "policy": {"settle_after": 1},
+    "worker": {"poll_interval": 0.2},
+    "dmp": {"answer_timeout": 3, "retry_base": 0.5, "retry_cap": 2},
+}
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -148,12 +155,6 @@ class Appliance:
         raise AssertionError(f"after {seconds} s: {seen}")
 
 
-def settle_quickly(text: str) -> str:
-    """Tests do not wait as a department does."""
-    assert "settle_after = 2" in text
-    return text.replace("settle_after = 2", f"settle_after = {SETTLE_SECONDS}")
-
-
 @pytest.fixture(scope="module")
 def edit_config() -> Callable[[str], str]:
     """The configuration of the simulators, as it is; modules may override it."""
@@ -175,10 +176,11 @@ def appliance(
     if (schemas := Path(official) / "xds-xsd").is_dir():
         options += ["--schemas", str(schemas)]
     edit_config = request.getfixturevalue("edit_config")
-    with open_stage(tmp_path_factory.mktemp("world")) as stage:
+    with open_quick_stage(tmp_path_factory.mktemp("world")) as stage:
         start_world(stage, *options)
         config = Path(stage.config)
-        config.write_text(edit_config(settle_quickly(config.read_text("utf-8"))), "utf-8")
+        config.write_text(edit_config(config.read_text("utf-8") + "\n[worker]\n"), "utf-8")
+        set_options(config, HASTE)
         start_appliance(stage)
         try:
             yield Appliance(stage)

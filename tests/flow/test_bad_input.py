@@ -19,6 +19,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 
+from drimbox.simulators.still_reactor import still_reactor
 from fixtures.images import SeriesSpec, StudySpec
 from fixtures.reports import ActSpec, OrderSpec, ReportSpec, make_cda, make_oru
 
@@ -124,7 +125,8 @@ def send_raw(appliance: Any, dataset: pydicom.Dataset, sop_instance_uid: str) ->
     assert association.is_established
     dataset.file_meta.MediaStorageSOPInstanceUID = sop_instance_uid
     try:
-        status = association.send_c_store(dataset)
+        with still_reactor(association):
+            status = association.send_c_store(dataset)
     finally:
         association.release()
     return int(status.Status), str(status.get("ErrorComment", ""))

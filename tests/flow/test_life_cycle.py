@@ -142,7 +142,7 @@ def test_rejected_images_leave_the_manifest(appliance: Any, code: str) -> None:
 def test_113037_stops_serving_before_the_dmp_answers(appliance: Any) -> None:
     exam = Exam(appliance, 110)
     kos = exam.publish()["manifest"]["sop_instance_uid"]
-    appliance.arm("dmp", "refuse_connection", 5)
+    appliance.arm("dmp", "refuse_connection", 4)
     exam.reject("113037", exam.files[0])
     assert exam.fetch(kos, exam.files[0]) == (410, "instance-withdrawn")
     assert exam.statuses() == ["Approved"]  # the DMP does not know yet

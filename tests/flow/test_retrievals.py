@@ -231,7 +231,7 @@ def edit_config() -> Callable[[str], str]:
         }.items():
             assert f"[{room}]\n" in text
             text = text.replace(f"[{room}]\n", f"[{room}]\n{options}\n")
-        return text.replace("answer_timeout = 10", "answer_timeout = 3")
+        return text
 
     return edit
 

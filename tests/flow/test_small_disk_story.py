@@ -16,6 +16,7 @@ from pynetdicom import AE
 
 from drimbox.bootstrap import utc_now
 from drimbox.flow import exams
+from drimbox.simulators.still_reactor import still_reactor
 from fixtures.images import SeriesSpec, StudySpec
 from fixtures.reports import ActSpec, OrderSpec, ReportSpec, make_cda, make_oru
 from fixtures.small_disk import MIB, SmallDisk, small_disk
@@ -72,7 +73,10 @@ class Story:
         entity.add_requested_context(images[0].SOPClassUID, images[0].file_meta.TransferSyntaxUID)
         association = entity.associate(dicom["host"], dicom["port"], ae_title=dicom["ae_title"])
         assert association.is_established
-        answers = [association.send_c_store(image) for image in images]
+        answers = []
+        for image in images:
+            with still_reactor(association):
+                answers.append(association.send_c_store(image))
         association.release()
         return [(int(answer.Status), str(answer.get("ErrorComment", ""))) for answer in answers]
 

@@ -28,13 +28,14 @@ import pytest
 import requests
 from sqlalchemy import Engine, create_engine, text
 
-from drimbox.entrypoints.demo_stage import Stage, listens, open_stage, start_world
+from drimbox.entrypoints.demo_stage import Stage, listens, start_world
 from drimbox.entrypoints.on_duty import DUTIES
 from drimbox.flow.duties import LOOK
 from drimbox.simulators.partner import partner_fetch
 from drimbox.simulators.ports import free_ports
 from drimbox.simulators.ris import NoAcknowledgementError, send_hl7
 from fixtures.images import SeriesSpec, StudySpec, make_study
+from fixtures.quick_stage import open_quick_stage
 from fixtures.reports import ActSpec, OrderSpec, ReportSpec, make_cda, make_oru
 
 ROOT = "1.2.250.1.999.70"
@@ -273,7 +274,7 @@ def box(tmp_path: Path, postgresql: str) -> Iterator[Box]:
         connection.execute(text(f"CREATE DATABASE {name}"))
     engine.dispose()
     url = f"{postgresql}/{name}"
-    with open_stage(tmp_path) as stage:
+    with open_quick_stage(tmp_path) as stage:
         start_world(stage)
         box = Box(stage, configure(stage, url, tmp_path), create_engine(url))
         try:

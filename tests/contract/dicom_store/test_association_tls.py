@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from dicom_store.scp import DicomDoor
 from drimbox.simulators.pki import Pki, make_pki
 from fixtures import raw_association as raw
+from fixtures.kept_pki import kept_pki
 from fixtures.raw_association import RawPeer
 from fixtures.sinks import Recorder
 
@@ -28,7 +29,7 @@ OpenDoor = Callable[..., DicomDoor]
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("dicom-tls") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("dicom-tls") / "pki")
 
 
 @pytest.fixture

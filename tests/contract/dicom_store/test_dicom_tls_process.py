@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ import pytest
 from pydicom.dataset import Dataset
 
 from drimbox.adapters.probes_tls import tls_begins
-from drimbox.simulators.pki import Leaf, Pki, make_pki
+from drimbox.simulators.pki import Leaf, Pki
 from fixtures import raw_association as raw
 from fixtures.configuration import configuration
+from fixtures.kept_pki import kept_pki
 from fixtures.raw_association import EXPLICIT, SECONDARY_CAPTURE, RawPeer
 from healthcheck.probe import Status
 
@@ -32,7 +32,7 @@ NOT_OURS = "1.02.3.forged"  # neither a UID nor a transfer syntax
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("dicom-process") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("dicom-process") / "pki")
 
 
 def eventually(condition: Callable[[], Any]) -> None:

@@ -8,7 +8,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from dicom_store.connections import Connections, Place
 from dicom_store.scp import DicomDoor
 from dicom_store.senders import Sender
 from drimbox.adapters.probes_dicom import echo
-from drimbox.simulators.pki import Leaf, Pki, make_pki
+from drimbox.simulators.pki import Leaf, Pki
 from fixtures import raw_association as raw
+from fixtures.kept_pki import kept_pki
 from fixtures.raw_association import RawPeer
 from fixtures.sinks import Recorder
 from healthcheck.probe import Status
@@ -31,7 +31,7 @@ NOT_RECOGNIZED = (3, bytes([0, 1, 1, 3]))  # A-ASSOCIATE-RJ: permanent, service-
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("image-senders") / "pki", datetime.now(UTC))
+    return kept_pki(tmp_path_factory.mktemp("image-senders") / "pki")
 
 
 @pytest.fixture(scope="module")
