@@ -18,6 +18,7 @@ from drimbox.entrypoints.commitments import CommitmentDesk, make_door_committing
 from drimbox.entrypoints.image_senders import make_image_senders
 from drimbox.entrypoints.intake import InstanceIntake, recover
 from drimbox.entrypoints.listener_tls import follow_files
+from drimbox.entrypoints.memory import keep_large_apart
 from drimbox.entrypoints.mllp_refusals import Refusal, Refusals
 from drimbox.entrypoints.renewal import Renewal
 from drimbox.entrypoints.stop_signal import StopSignal
@@ -80,6 +81,7 @@ def serve_dicom(foundation: Foundation) -> None:
 
     Raises `OSError` for a port that is taken, or TLS files that cannot be used; nothing is served then.
     """
+    keep_large_apart()  # two for each association
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its words quote what peers send
     stop = StopSignal(Renewal(foundation).run)
     stop.catch()

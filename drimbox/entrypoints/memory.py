@@ -8,8 +8,9 @@ from __future__ import annotations
 import ctypes
 import threading
 
-_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
+_ARENA_MAX, _MMAP_THRESHOLD = -8, -3  # M_ARENA_MAX, M_MMAP_THRESHOLD of malloc.h
 ARENAS = 2
+LARGE_BYTES = 256 * 1024
 TRIM_SECONDS = 20.0
 
 
@@ -17,6 +18,15 @@ def share_arenas() -> None:
     """Few arenas for all threads, from now on: each keeps what its threads once needed."""
     if (mallopt := _of_libc("mallopt")) is not None:
         mallopt(_ARENA_MAX, ARENAS)
+
+
+def keep_large_apart() -> None:
+    """Buffers of `LARGE_BYTES` and more are mappings of their own: they take what is used of them, and go at once.
+
+    For few buffers that last; to map one costs more than to take it from an arena, as glibc learns to do otherwise.
+    """
+    if (mallopt := _of_libc("mallopt")) is not None:
+        mallopt(_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def trim_now_and_then(stopping: threading.Event) -> None:

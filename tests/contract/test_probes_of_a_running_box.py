@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import Dataset
 from pynetdicom import AE
+from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
 from dicom_store.scp import DicomDoor
@@ -258,6 +260,32 @@ def test_what_a_dicom_door_may_answer() -> None:
         assert (full.status, "all places are taken" in full.output) == (Status.WARN, True)
         for one in held:
             one.release()
+    finally:
+        door.stop()
+
+
+@pytest.mark.parametrize(("lost", "status"), [(1, Status.PASS), (2, Status.FAIL)])
+def test_an_echo_whose_answer_was_lost_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, lost: int, status: Status
+) -> None:
+    """The reactor of pynetdicom takes an answer now and then: no reason to be out of service."""
+    asked: list[int] = []
+    real = Association.send_c_echo
+
+    def send_c_echo(association: Association, *arguments: Any) -> Dataset:
+        asked.append(1)
+        answer = real(association, *arguments)
+        return Dataset() if len(asked) <= lost else answer
+
+    monkeypatch.setattr(Association, "send_c_echo", send_c_echo)
+    door = DicomDoor(
+        "127.0.0.1", 0, "OURS", ["PACS"], max_associations=4, idle_timeout=10, max_instance_bytes=1024,
+        open_sink=lambda _peer: Nothing(),
+    )  # fmt: skip
+    door.start()
+    try:
+        assert dicom_echo("127.0.0.1", door.port, "OURS", ["PACS"], 4.0).status is status
+        assert len(asked) == 2
     finally:
         door.stop()
 
