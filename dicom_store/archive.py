@@ -192,15 +192,15 @@ class Archive:
     def recover(
         self,
         session: Session,
-        readmit: Callable[[InstanceHeader, Place], bool] = lambda _header, _place: False,
+        readmit: Callable[[InstanceHeader, Place, datetime], bool] = lambda _header, _place, _written: False,
         before_forgetting: Callable[[], object] = lambda: None,
     ) -> list[Recovered]:
         """Settle, at start, what dead processes left: rows without bytes are reported, bytes without a row go.
 
-        But an instance that arrived whole is offered to `readmit`, which says whether it has a row now; no note is:
-        theirs are never lost. `session`: used for nothing else. It is rolled back before each look: other processes
-        commit meanwhile, and a snapshot of before would have their bytes cut off. `before_forgetting` as in
-        `Segments.recover`.
+        But an instance that arrived whole is offered to `readmit`, with when its segment was last written to, which
+        says whether it has a row now; no note is: their rows are never lost. `session`: used for nothing else. It is
+        rolled back before each look: other processes commit meanwhile, and a snapshot of before would have their
+        bytes cut off. `before_forgetting` as in `Segments.recover`.
         """
 
         def needed_end(segment: str) -> int:
@@ -210,7 +210,7 @@ class Archive:
         def offer(segment: str, record: WholeRecord) -> bool:
             header = self._arrived(segment, record)
             place = Place(segment, record.offset, record.length, record.sha256, record.metadata_length)
-            return header is not None and readmit(header, place)
+            return header is not None and readmit(header, place, self._segments.written_at(segment))
 
         return self._segments.recover(needed_end, offer, before_forgetting)
 

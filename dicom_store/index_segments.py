@@ -204,7 +204,10 @@ def retire(session: Session, segment: str, size: int, at: datetime) -> None:
 
     `size`: up to where it was indexed, in bytes: nothing of that is ever taken for what lost its row.
     """
-    insert(session, RetiredSegmentRow, {"segment": segment, "size": size, "retired_at": at})
+    if not insert(session, RetiredSegmentRow, {"segment": segment, "size": size, "retired_at": at}):
+        columns = cast(Table, RetiredSegmentRow.__table__).c
+        longer = update(RetiredSegmentRow).where(columns.segment == segment, columns.size < size)
+        session.execute(longer.values(size=size).execution_options(**_PLAIN))
 
 
 def retired(session: Session, before: datetime | None = None) -> dict[str, int]:

@@ -17,6 +17,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dicom_store.free_space import FreeSpace
@@ -178,6 +179,10 @@ class Segments:
                     journal.remove()
                 recovered += settled
         return [found for found in recovered if found.dropped_bytes or found.readmitted or found.damaged]
+
+    def written_at(self, segment: str) -> datetime:
+        """When something was written to a segment last. Raises `SegmentDamaged`, OSError."""
+        return datetime.fromtimestamp(path_of(self._base, segment).stat().st_mtime, UTC)
 
     def names(self) -> Iterator[str]:
         """Every segment on disk, those being written included."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from time import monotonic, perf_counter
 
 import structlog
@@ -175,10 +176,10 @@ def _safe(uid: str) -> str:
 def recover(foundation: Foundation) -> None:
     """Settle what dead processes left of segments: whole instances get the row they lost, the rest is dropped."""
 
-    def readmit(header: InstanceHeader, place: Place) -> bool:
+    def readmit(header: InstanceHeader, place: Place, written: datetime) -> bool:
         settle_after = foundation.settings.policy.settle_after
         return readmit_instance(
-            foundation.transactions, header, place, now=utc_now(), settle_after=settle_after
+            foundation.transactions, header, place, written=written, now=utc_now(), settle_after=settle_after
         )
 
     with foundation.database.reading() as session:

@@ -12,6 +12,7 @@ from dicom_store.rejection import RejectionNote
 from dicom_store.status import Outcome, StoreRefused
 from drimbox.domain.errors import CommitInDoubt
 from drimbox.flow import trace
+from drimbox.flow.forget_images import FORGOTTEN
 from drimbox.flow.group_commit import GroupCommit
 from drimbox.flow.ports import ArrivingTransactions, IncomingImage, Transaction, Transactions
 
@@ -132,14 +133,24 @@ def _harden(transactions: ArrivingTransactions) -> None:
 
 
 def readmit_instance(
-    transactions: Transactions, header: InstanceHeader, stored: Any, *, now: datetime, settle_after: float
+    transactions: Transactions,
+    header: InstanceHeader,
+    stored: Any,
+    *,
+    written: datetime,
+    now: datetime,
+    settle_after: float,
 ) -> bool:
     """An instance that is whole in its segment and has no row, after a power cut or a death: it gets its row.
 
-    Perhaps it was acknowledged. False, and nothing is done, when the instance is known. Raises `errors.Unavailable`.
+    Perhaps it was acknowledged. False, and nothing is done, when the instance is known, or its study was forgotten
+    after its segment was `written` to last: it is a copy that nobody missed. Raises `errors.Unavailable`.
     """
     with transactions.writing() as transaction:
-        if transaction.images.knows(header.SOPInstanceUID):
+        forgotten = transaction.traces.of_event(FORGOTTEN, written)
+        if transaction.images.knows(header.SOPInstanceUID) or any(
+            one.study_instance_uid == header.StudyInstanceUID for one in forgotten
+        ):
             return False
         transaction.images.index(header, stored, None)
         _arrived(now, RECOVERY, settle_after, transaction, header, None, Outcome.STORED)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset
+from sqlalchemy.exc import OperationalError
 
 from dicom_store.compaction import Compaction
 from dicom_store.segment_care import SegmentCare
 from dicom_store.sink import StoreCommand
 from dicom_store.status import Outcome, StoreRefused
 from drimbox.adapters.database import Database
+from drimbox.adapters.transactions import SqlTransaction
 from drimbox.bootstrap import utc_now
 from drimbox.domain.lifecycle import StudyState
 from drimbox.entrypoints.intake import InstanceIntake, recover
@@ -72,6 +74,11 @@ def put(intake: InstanceIntake, dataset: Dataset) -> Outcome:
     return arrival.complete()
 
 
+def forget(images: KeptImages) -> None:
+    images.settle(STUDY)
+    forget_images(images.foundation.transactions, STUDY, now=utc_now(), actor="cli:test", reason="test")
+
+
 @pytest.mark.parametrize("known", [0, 1, 3])
 def test_rows_that_are_lost_come_back_from_the_segment(box: Box, known: int) -> None:
     intake = InstanceIntake(box.images.foundation, "pacs:CT1@192.0.2.7")
@@ -121,7 +128,7 @@ def test_what_was_forgotten_stays_forgotten(box: Box, monkeypatch: pytest.Monkey
     images.store(DATASETS)
     images.settle(STUDY)
     monkeypatch.setattr("drimbox.flow.forget_images._drop", lambda _transactions, _segment: 0)
-    forget_images(images.foundation.transactions, STUDY, now=utc_now(), actor="cli:test", reason="test")
+    forget(images)
     box.remember()
     assert len(images.on_disk()) == 1
     images = box.lose_power()
@@ -135,14 +142,57 @@ def test_what_came_after_the_forgetting_comes_back_alone(box: Box) -> None:
     intake = InstanceIntake(images.foundation, "pacs:CT1@192.0.2.7")
     for dataset in DATASETS[:2]:
         put(intake, dataset)
-    images.settle(STUDY)
-    forget_images(images.foundation.transactions, STUDY, now=utc_now(), actor="cli:test", reason="test")
+    forget(images)
     box.remember()
     for dataset in DATASETS[2:]:
         put(intake, dataset)
     intake.close()
     assert len(images.on_disk()) == 1
     assert list(box.lose_power().files(STUDY)) == UIDS[2:]
+
+
+def test_what_was_forgotten_twice_stays_forgotten(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once more by the same association, in the same segment."""
+    images = box.images
+    intake = InstanceIntake(images.foundation, "pacs:CT1@192.0.2.7")
+    for dataset in DATASETS[:2]:
+        put(intake, dataset)
+        forget(images)
+    monkeypatch.setattr(
+        "drimbox.flow.receive_instance.FORGOTTEN", "NEVER_WRITTEN"
+    )  # the end in the index alone
+    box.remember()
+    intake.close()
+    assert box.lose_power().files(STUDY) == {}
+
+
+def test_a_copy_that_nobody_missed_does_not_come_back_after_the_forgetting(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit in doubt left it in a segment without rows; it was sent again, and the study forgotten much later."""
+    images = box.images
+    first = InstanceIntake(images.foundation, "pacs:CT1@192.0.2.7")
+    put(first, DATASETS[0])
+    forget(images)
+
+    def fail(_transaction: SqlTransaction) -> None:
+        raise OperationalError("COMMIT", None, Exception("disk I/O error"))
+
+    doubtful = InstanceIntake(images.foundation, "pacs:CT1@192.0.2.7")
+    with monkeypatch.context() as patched:
+        patched.setattr(SqlTransaction, "commit", fail)
+        with pytest.raises(StoreRefused):
+            put(doubtful, DATASETS[1])
+    first.close()
+    doubtful.close()
+    images.store(DATASETS[1:2])
+    images.settle(STUDY)
+    assert len(images.on_disk()) == 3
+    forget(images)
+    box.remember()
+    images = box.lose_power()
+    assert images.files(STUDY) == {}
+    assert [one.actor for one in images.trace("INSTANCE_STORED")].count(RECOVERY) == 0
 
 
 def test_a_copy_of_a_compaction_gives_nothing_back(box: Box) -> None:
@@ -157,7 +207,7 @@ def test_a_copy_of_a_compaction_gives_nothing_back(box: Box) -> None:
         (usage,) = compaction.usages(session, STUDY, None)
     with compaction.copied(usage):
         pass  # and no row is moved
-    forget_images(foundation.transactions, STUDY, now=utc_now(), actor="cli:test", reason="test")
+    forget(images)
     box.remember()
     assert len(images.on_disk()) == 1
     care.close()
