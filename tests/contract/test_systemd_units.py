@@ -75,11 +75,23 @@ def test_a_unit_checks_and_runs_its_own_door(door: str) -> None:
 
 
 def test_all_units_are_hardened_alike() -> None:
-    own = {"Description", "ExecStartPre", "ExecStart", "WatchdogSec", "TimeoutStopSec", "LoadCredential"}
+    own = {
+        "Description",
+        "ExecStartPre",
+        "ExecStart",
+        "WatchdogSec",
+        "TimeoutStopSec",
+        "LoadCredential",
+        "Nice",
+    }
     alike = [{key: value for key, value in settings_of(door).items() if key not in own} for door in DOORS]
     assert alike == [alike[0]] * len(DOORS)
     assert "ReadWritePaths" not in alike[0]
     assert alike[0]["StateDirectory"] == ["drimbox"]
+
+
+def test_who_waits_for_an_answer_comes_first() -> None:
+    assert {door: settings_of(door).get("Nice") for door in DOORS} == dict.fromkeys(DOORS) | {"web": ["-5"]}
 
 
 def test_systemd_waits_longer_than_we_do() -> None:

@@ -20,6 +20,7 @@ from sqlalchemy import event
 from dicom_store.sink import Peer, StoreCommand
 from dicom_store.status import Outcome, StoreRefused
 from drimbox.adapters.key_files import UnusableCredential
+from drimbox.adapters.lasting_session import LastingSession
 from drimbox.adapters.signing import RsaSigner
 from drimbox.domain.errors import Unavailable
 from drimbox.entrypoints.intake import InstanceIntake
@@ -224,14 +225,23 @@ def test_no_room_at_any_write_of_the_worker(
     published_once(inside, dmp, exam)
 
 
-def test_no_room_in_the_database(doors: Doors, inside: Any, dmp: Any, rules: Any) -> None:
+def test_no_room_in_the_database(
+    doors: Doors, inside: Any, dmp: Any, rules: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     room = {"pages": 0}
 
     def limit(connection: Any) -> None:
         if room["pages"]:
             connection.exec_driver_sql(f"PRAGMA max_page_count = {room['pages']}")
 
+    opened = LastingSession.open
+
+    def open_limited(session: LastingSession) -> None:
+        limit(session.connection())
+        opened(session)
+
     event.listen(inside.foundation.database.engine, "begin", limit)
+    monkeypatch.setattr(LastingSession, "open", open_limited)
     exams = [rules.Expected(number, images=2) for number in range(1, 17)]
     with sqlite3.connect(inside.root / "drimbox.sqlite") as reader:
         room["pages"] = reader.execute("PRAGMA page_count").fetchone()[0] + 1

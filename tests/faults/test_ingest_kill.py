@@ -26,7 +26,7 @@ from fixtures.kept_images import KeptImages
 STORESCU = shutil.which("storescu")
 ASSOCIATIONS = 3
 INSTANCES = 60  # of one association, half of them of 100 KB
-LONGEST = 1.2  # seconds from the first association to the kill
+LONGEST = 0.5  # seconds from the first association to the kill
 _SENT = re.compile(r"^I: Sending file: (.+)$", re.M)
 _ANSWER = re.compile(r"^I: Received Store Response \(Success\)", re.M)
 
